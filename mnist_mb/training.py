@@ -6,12 +6,13 @@
 __all__ = ['Model', 'accuracy', 'report', 'minibatches', 'evaluate', 'train_epoch', 'fit', 'plot_history', 'accuracy_interval',
            'train']
 
-# %% ../nbs/03_training.ipynb #4a61703c
+# %% ../nbs/03_training.ipynb #10050558
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from math import sqrt
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -57,13 +58,13 @@ def report(
     "Print a minibatch's loss and accuracy, with two decimals."
     print(f'{loss:.2f}, {accuracy(preds, yb):.2f}')
 
-# %% ../nbs/03_training.ipynb #710dbd88
+# %% ../nbs/03_training.ipynb #75ac0840
 def minibatches(
     x: Tensor,  # (n, …), the examples
     y: Tensor,  # (n,), their class numbers
     bs: int,  # rows in a minibatch; the last one has what is left
     shuffle: bool = True,  # in a new order each time, or as they stand?
-    generator: torch.Generator | None = None,  # a CPU generator for the order; None: PyTorch's global one
+    generator: torch.Generator | None = None,  # for the order, on the CPU; None: the global one
 ) -> Iterator:  # of pairs (xb, yb): (bs, …) and (bs,)
     "All rows of `x` and `y`, in minibatches of `bs`."
     if bs < 1:
@@ -96,16 +97,18 @@ def evaluate(
     model.train(training)
     return tuple((sums/len(x)).tolist())
 
-# %% ../nbs/03_training.ipynb #cc3fc148
-def _check_positive(**values):
-    "Refuse values that must be positive and are not; whole numbers where a count is meant."
-    for name, v in values.items():
-        if not (isinstance(v, int) if name != 'lr' else isinstance(v, (int, float))) or not 0 < v < float('inf'):
-            raise ValueError(f'{name} is {v!r}; it must be a positive {"number" if name == "lr" else "whole number"}')
+# %% ../nbs/03_training.ipynb #1248bb7b
+def _check_positive(lr, **counts):
+    "Refuse an `lr` that is no positive number, and counts that are no positive whole numbers."
+    if not isinstance(lr, Real) or not 0 < lr < float('inf'):
+        raise ValueError(f'lr is {lr!r}; it must be a positive number')
+    for name, v in counts.items():
+        if not isinstance(v, Integral) or v < 1:
+            raise ValueError(f'{name} is {v!r}; it must be a whole number, 1 or more')
 
-# %% ../nbs/03_training.ipynb #01702fad
+# %% ../nbs/03_training.ipynb #9ac17dcd
 class _Progress:
-    "Shows epochs as they pass: 'bar' (fastprogress), 'lines', 'off', or 'auto': a bar where a person looks."
+    "Shows epochs as they pass: 'bar', 'lines', 'off'; 'auto': a bar where a person looks."
     def __init__(self, how, epochs, n_batches):
         from fastprogress import fastprogress as fp
         if how not in ('auto', 'bar', 'lines', 'off'):
@@ -145,7 +148,7 @@ def train_epoch(
         total, rows = total + len(xb)*loss.detach(), rows + len(xb)
     return (total/rows).item()
 
-# %% ../nbs/03_training.ipynb #5d94bd51
+# %% ../nbs/03_training.ipynb #49be1036
 def fit(
     model: nn.Module,  # gives logits; trained in place
     train: tuple,  # (x, y): (n, …) and (n,) class numbers, on the model's device
@@ -156,7 +159,7 @@ def fit(
     loss_func: Callable = cross_entropy,  # (logits, target) -> mean loss, a scalar
     opt: Callable = torch.optim.SGD,  # (parameters, lr=…) -> optimiser
     seed: int = 0,  # for the order of the rows
-    progress: str = 'auto',  # 'bar', 'lines', 'off'; 'auto': a bar in a terminal or notebook, else off
+    progress: str = 'auto',  # 'bar', 'lines', 'off'; 'auto': a bar where a person looks, else off
 ):  # -> pandas DataFrame, a row an epoch: train_loss, and with `valid`: valid_loss, valid_accuracy
     "Train with shuffled minibatches."
     import pandas as pd
@@ -191,7 +194,7 @@ def plot_history(
         ax.xaxis.get_major_locator().set_params(integer=True)
     return axes
 
-# %% ../nbs/03_training.ipynb #56a58bbf
+# %% ../nbs/03_training.ipynb #0fe49c3d
 def accuracy_interval(
     correct: int,  # how many were right
     n: int,  # of how many
@@ -199,7 +202,7 @@ def accuracy_interval(
 ) -> tuple[float, float]:  # low and high end, in [0, 1]
     "Wilson's score interval for an accuracy."
     if not 0 <= correct <= n or n == 0:
-        raise ValueError(f'{correct} right of {n}: there must be at least one, and not more right than there are')
+        raise ValueError(f'{correct} right of {n}: n must be 1 or more, and correct from 0 to n')
     p = correct/n
     middle = p + z**2/(2*n)
     half = z*sqrt(p*(1 - p)/n + z**2/(4*n**2))
@@ -229,13 +232,13 @@ def _check_picture(path):
     if Path(path).suffix[1:].lower() not in kinds:
         raise ValueError(f'{path} should end in one of {" ".join("." + k for k in sorted(kinds))}')
 
-# %% ../nbs/03_training.ipynb #13b054b4
+# %% ../nbs/03_training.ipynb #13ec34a3
 def _check_device(device):
     "The device, if it works here."
     try:
         return torch.empty(1, device=device).cpu() is not None and torch.device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise ValueError(f'device is {device!r}, which is not to be had: {str(e).splitlines()[0]}') from e
+        raise ValueError(f'device is {device!r}, and fails: {str(e).splitlines()[0]}') from e
 
 # %% ../nbs/03_training.ipynb #b3e4c2d3
 def _write_whole(path, write):
