@@ -395,9 +395,9 @@ def _read_drawn(file):
     except Exception:  # not there, half a file, or something else
         return None
 
-# %% ../nbs/00_data.ipynb #e8589c50
+# %% ../nbs/00_data.ipynb #9955f23e
 def get_data(
-    source: str | Path = 'auto',  # 'mnist', 'drawn' or a path; 'auto': MNIST if possible, else drawn
+    source: str | Path = 'auto',  # 'mnist', 'drawn', a path; 'auto': MNIST if possible, else drawn
 ) -> Splits:  # three pairs (x, y): float32 (n, 784) in [0, 1), int64 (n,)
     "Training, validation and test set."
     if source == 'drawn':
@@ -412,12 +412,12 @@ def get_data(
         warnings.warn(f'using drawn digits, not MNIST: {e}', stacklevel=2)
         return drawn_digits()
 
-# %% ../nbs/00_data.ipynb #cbabef91
+# %% ../nbs/00_data.ipynb #672a1ada
 def show_images(
     x: Tensor,  # (n, 784) or (n, 28, 28), any range; one image as (784,) or (28, 28)
     y: Tensor | None = None,  # (n,), the class number to write above each
     cols: int = 10,  # images in a row
-) -> np.ndarray:  # of n matplotlib Axes
+) -> list:  # of n matplotlib Axes
     "Draw images in a grid, with their class numbers above."
     import matplotlib.pyplot as plt
     if x.shape[-1] not in (28, 784):
@@ -427,11 +427,10 @@ def show_images(
     if len(titles) != len(x):
         raise ValueError(f'{len(x)} images, but {len(titles)} titles')
     rows = ceil(len(x)/cols)
-    size = .7*cols, (.7 if y is None else .9)*rows
-    axes = plt.figure(figsize=size).subplots(rows, cols, squeeze=False).flat
-    for ax in axes:
-        ax.axis('off')
+    fig = plt.figure(figsize=(.7*cols, (.7 if y is None else .9)*rows))
+    axes = [fig.add_subplot(rows, cols, i) for i in range(1, len(x) + 1)]
     for ax, image, title in zip(axes, x, titles):
         ax.imshow(image, cmap='gray_r')
         ax.set_title(title, fontsize=9)
-    return np.array(axes)[:len(x)]
+        ax.axis('off')
+    return axes

@@ -6,11 +6,12 @@
 __all__ = ['Model', 'accuracy', 'report', 'minibatches', 'evaluate', 'train_epoch', 'fit', 'plot_history', 'accuracy_interval',
            'train']
 
-# %% ../nbs/03_training.ipynb #10050558
+# %% ../nbs/03_training.ipynb #2c2415d4
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import sqrt
 from numbers import Integral, Real
 from pathlib import Path
@@ -106,7 +107,7 @@ def _check_positive(lr, **counts):
         if not isinstance(v, Integral) or v < 1:
             raise ValueError(f'{name} is {v!r}; it must be a whole number, 1 or more')
 
-# %% ../nbs/03_training.ipynb #9ac17dcd
+# %% ../nbs/03_training.ipynb #9fe7589c
 class _Progress:
     "Shows epochs as they pass: 'bar', 'lines', 'off'; 'auto': a bar where a person looks."
     def __init__(self, how, epochs, n_batches):
@@ -123,12 +124,13 @@ class _Progress:
 
     def row(self, epoch, row):
         "Show the results of an epoch, a dict of floats."
-        cells = [f'{epoch}', *(f'{v:.4f}' for v in row.values())]
+        cells = {'epoch': f'{epoch}'} | {k: f'{v:.4f}' for k, v in row.items()}
         if self.how == 'lines':
-            print('epoch', cells[0], *(f'{k} {v}' for k, v in zip(row, cells[1:])), flush=True)
+            print(*(f'{k} {v}' for k, v in cells.items()), flush=True)
+        if self.how == 'bar' and epoch == 1:
+            self.epochs.write(list(cells), table=True)
         if self.how == 'bar':
-            for line in ([['epoch', *row]] if epoch == 1 else []) + [cells]:
-                self.epochs.write(line, table=True)
+            self.epochs.write(list(cells.values()), table=True)
 
 # %% ../nbs/03_training.ipynb #e4f3ae69
 def train_epoch(
@@ -224,19 +226,19 @@ def _check_output(path, overwrite):
     except OSError as e:
         raise ValueError(f"can't write into {path.parent}: {e.strerror}") from e
 
-# %% ../nbs/03_training.ipynb #ff0f4765
+# %% ../nbs/03_training.ipynb #469fea1f
 def _check_picture(path):
-    "Refuse a file name whose ending says no picture format that matplotlib can write."
+    "Refuse a file name whose ending is no picture format that matplotlib can write."
     from matplotlib.figure import Figure
     kinds = Figure().canvas.get_supported_filetypes()
-    if Path(path).suffix[1:].lower() not in kinds:
+    if path and Path(path).suffix[1:].lower() not in kinds:
         raise ValueError(f'{path} should end in one of {" ".join("." + k for k in sorted(kinds))}')
 
-# %% ../nbs/03_training.ipynb #13ec34a3
+# %% ../nbs/03_training.ipynb #93add245
 def _check_device(device):
-    "The device, if it works here."
+    "Refuse a device that doesn't work here."
     try:
-        return torch.empty(1, device=device).cpu() is not None and torch.device(device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise ValueError(f'device is {device!r}, and fails: {str(e).splitlines()[0]}') from e
 
@@ -248,16 +250,9 @@ def _write_whole(path, write):
         write(Path(tmp)/path.name)
         os.replace(Path(tmp)/path.name, path)
 
-# %% ../nbs/03_training.ipynb #6705476b
-def _train(data, epochs, bs, lr, nh, seed, device, save, plot, overwrite):
-    "What `train` does, with errors as exceptions."
-    _check_positive(epochs=epochs, bs=bs, lr=lr, nh=nh)
-    device = _check_device(device)
-    for path in (save, plot):
-        if path:
-            _check_output(path, overwrite)
-    if plot:
-        _check_picture(plot)
+# %% ../nbs/03_training.ipynb #9370c82d
+def _train(data, epochs, bs, lr, nh, seed, device, save, plot):
+    "Train, test, and write what was asked for."
     splits = get_data(data)
     print(f'data: {splits.name}, from {splits.where}', flush=True)
     train, valid, test = [(x.to(device), y.to(device)) for x, y in splits]
@@ -276,7 +271,18 @@ def _train(data, epochs, bs, lr, nh, seed, device, save, plot, overwrite):
         _write_whole(plot, lambda f: plot_history(history)[0].figure.savefig(f, dpi=150))
         print(f'learning curves: {plot}')
 
-# %% ../nbs/03_training.ipynb #42b55cd7
+# %% ../nbs/03_training.ipynb #5f11f77c
+@contextmanager
+def _threads(small):
+    "One thread while the block runs if its matrices are `small`; then as before."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+# %% ../nbs/03_training.ipynb #5647e29c
 @call_parse
 def train(
     data: str = 'auto',  # 'mnist', 'drawn', 'auto' (MNIST if it can be had, else drawn), or a path
@@ -292,6 +298,12 @@ def train(
 ):
     "Train the network of the course, and test it."
     try:
-        _train(data, epochs, bs, lr, nh, seed, device, save, plot, overwrite)
+        _check_positive(epochs=epochs, bs=bs, lr=lr, nh=nh)
+        _check_device(device)
+        for path in filter(None, (save, plot)):
+            _check_output(path, overwrite)
+        _check_picture(plot)
+        with _threads(small=bs*nh <= 100_000):
+            _train(data, epochs, bs, lr, nh, seed, device, save, plot)
     except (ValueError, DataError) as e:
         raise SystemExit(f'mnist_mb_train: {e}') from None
