@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FILES', 'MIRRORS', 'STROKES', 'DRAWING', 'DataError', 'parse_idx', 'check_content', 'read_bytes', 'ArrayUnpickler',
            'Splits', 'make_splits', 'read_folder', 'to_idx', 'read_pickle', 'cache_folder', 'by_hand', 'fetch_file',
-           'read_mnist', 'load_mnist', 'curve_weights', 'blueprint', 'scribble', 'place', 'render', 'draw',
-           'drawn_digits', 'get_data', 'show_images']
+           'read_mnist', 'load_mnist', 'get_data', 'show_images', 'curve_weights', 'blueprint', 'scribble', 'place',
+           'render', 'draw', 'drawn_digits']
 
 # %% ../nbs/00_data.ipynb #6e50ca96
 import gzip
@@ -29,7 +29,7 @@ from torch import Tensor
 class DataError(Exception):
     "The data can't be had, or is not what it should be; the message says what to do."
 
-# %% ../nbs/00_data.ipynb #6e56501d
+# %% ../nbs/00_data.ipynb #c3a5df26
 def parse_idx(
     content: bytes,  # a whole unzipped IDX file of unsigned bytes
     name: str = 'the file',  # what to call it in an error
@@ -39,8 +39,9 @@ def parse_idx(
         raise DataError(f'{name} is no IDX file of bytes: it starts with {content[:12]!r}')
     header = 4 + 4*content[3]
     shape = tuple(int.from_bytes(content[i:i+4]) for i in range(4, header, 4))
-    if len(content) != header + prod(shape):
-        raise DataError(f'{name} promises {shape} bytes, but {len(content) - header:,} follow')
+    promised = header + prod(shape)
+    if len(content) != promised:
+        raise DataError(f'{name} promises {promised:,} bytes, but has {len(content):,}')
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 # %% ../nbs/00_data.ipynb #82939ff8
@@ -80,7 +81,7 @@ def read_bytes(
     except (OSError, EOFError, zlib.error) as e:
         raise DataError(f'{path} can\'t be read: {e}') from e
 
-# %% ../nbs/00_data.ipynb #50961fe5
+# %% ../nbs/00_data.ipynb #b02f3a6c
 class ArrayUnpickler(pickle.Unpickler):
     "An unpickler that builds NumPy arrays and nothing else."
     builders = {('multiarray', '_reconstruct'): np._core.multiarray._reconstruct,
@@ -95,7 +96,8 @@ class ArrayUnpickler(pickle.Unpickler):
             module = module.removeprefix(prefix)
         if (module, name) not in self.builders:
             raise DataError(f'the pickle asks for {module}.{name}: only NumPy arrays are read')
-        return self.builders[module, name]
+        build = self.builders[module, name]
+        return build if isinstance(build, type) else lambda *args: build(*args)
 
 # %% ../nbs/00_data.ipynb #b56b5243
 class Splits(tuple):
@@ -199,12 +201,12 @@ def fetch_file(
             tried.append(f'  {mirror}{name}.gz: {str(e).splitlines()[0][:200]}')
     raise DataError('\n'.join([f'no mirror gave {name}.gz:', *tried, by_hand()]))
 
-# %% ../nbs/00_data.ipynb #9c25359f
+# %% ../nbs/00_data.ipynb #adb56176
 def read_mnist(
     path: Path,  # a folder with the four files or with mnist.pkl.gz, or the pickle itself
 ) -> Splits:  # MNIST
     "MNIST from one place, verified."
-    path = Path(path)
+    path = Path(path).expanduser()
     pickles = [p for p in (path/'mnist.pkl.gz', path) if p.is_file()]
     if not path.exists():
         raise DataError(f'there is no file or folder {path}')
@@ -233,6 +235,47 @@ def load_mnist(
     for name in FILES:
         fetch_file(name, cache_folder())
     return read_mnist(cache_folder())
+
+# %% ../nbs/00_data.ipynb #bd519816
+def get_data(
+    source: str | Path = 'auto',  # 'mnist', 'drawn', a path; 'auto': MNIST if possible, else drawn
+) -> Splits:  # three pairs (x, y): float32 (n, 784) in [0, 1), int64 (n,)
+    "Training, validation and test set."
+    source = str(source)
+    if source == 'drawn':
+        return drawn_digits()
+    if source != 'auto':
+        return load_mnist(None if source == 'mnist' else source)
+    try:
+        return load_mnist()
+    except DataError as e:
+        if os.environ.get('MNIST_MB_DATA'):
+            raise
+        warnings.warn(f'using drawn digits, not MNIST: {e}', stacklevel=2)
+        return drawn_digits()
+
+# %% ../nbs/00_data.ipynb #672a1ada
+def show_images(
+    x: Tensor,  # (n, 784) or (n, 28, 28), any range; one image as (784,) or (28, 28)
+    y: Tensor | None = None,  # (n,), the class number to write above each
+    cols: int = 10,  # images in a row
+) -> list:  # of n matplotlib Axes
+    "Draw images in a grid, with their class numbers above."
+    import matplotlib.pyplot as plt
+    if x.shape[-1] not in (28, 784):
+        raise ValueError(f'x has the shape {tuple(x.shape)}; images are (n, 784) or (n, 28, 28)')
+    x = x.detach().cpu().reshape(-1, 28, 28)
+    titles = [''] * len(x) if y is None else [str(int(t)) for t in y]
+    if len(titles) != len(x):
+        raise ValueError(f'{len(x)} images, but {len(titles)} titles')
+    rows = ceil(len(x)/cols)
+    fig = plt.figure(figsize=(.7*cols, (.7 if y is None else .9)*rows))
+    axes = [fig.add_subplot(rows, cols, i) for i in range(1, len(x) + 1)]
+    for ax, image, title in zip(axes, x, titles):
+        ax.imshow(image, cmap='gray_r')
+        ax.set_title(title, fontsize=9)
+        ax.axis('off')
+    return axes
 
 # %% ../nbs/00_data.ipynb #30754d1b
 STROKES = {
@@ -394,43 +437,3 @@ def _read_drawn(file):
         return (images, labels) if ok and images.dtype == labels.dtype == torch.uint8 else None
     except Exception:  # not there, half a file, or something else
         return None
-
-# %% ../nbs/00_data.ipynb #9955f23e
-def get_data(
-    source: str | Path = 'auto',  # 'mnist', 'drawn', a path; 'auto': MNIST if possible, else drawn
-) -> Splits:  # three pairs (x, y): float32 (n, 784) in [0, 1), int64 (n,)
-    "Training, validation and test set."
-    if source == 'drawn':
-        return drawn_digits()
-    if source != 'auto':
-        return load_mnist(None if source == 'mnist' else source)
-    try:
-        return load_mnist()
-    except DataError as e:
-        if os.environ.get('MNIST_MB_DATA'):
-            raise
-        warnings.warn(f'using drawn digits, not MNIST: {e}', stacklevel=2)
-        return drawn_digits()
-
-# %% ../nbs/00_data.ipynb #672a1ada
-def show_images(
-    x: Tensor,  # (n, 784) or (n, 28, 28), any range; one image as (784,) or (28, 28)
-    y: Tensor | None = None,  # (n,), the class number to write above each
-    cols: int = 10,  # images in a row
-) -> list:  # of n matplotlib Axes
-    "Draw images in a grid, with their class numbers above."
-    import matplotlib.pyplot as plt
-    if x.shape[-1] not in (28, 784):
-        raise ValueError(f'x has the shape {tuple(x.shape)}; images are (n, 784) or (n, 28, 28)')
-    x = x.detach().cpu().reshape(-1, 28, 28)
-    titles = [''] * len(x) if y is None else [str(int(t)) for t in y]
-    if len(titles) != len(x):
-        raise ValueError(f'{len(x)} images, but {len(titles)} titles')
-    rows = ceil(len(x)/cols)
-    fig = plt.figure(figsize=(.7*cols, (.7 if y is None else .9)*rows))
-    axes = [fig.add_subplot(rows, cols, i) for i in range(1, len(x) + 1)]
-    for ax, image, title in zip(axes, x, titles):
-        ax.imshow(image, cmap='gray_r')
-        ax.set_title(title, fontsize=9)
-        ax.axis('off')
-    return axes

@@ -39,16 +39,19 @@ class Model(nn.Module):
         "The logits, (n, `n_out`), of the rows of `x`, (n, `n_in`)."
         return self.layers(x)
 
-# %% ../nbs/03_training.ipynb #007fc4b8
+# %% ../nbs/03_training.ipynb #9753d979
 def accuracy(
     out: Tensor,  # (n, n_classes), logits, log-probabilities or probabilities
     yb: Tensor,  # (n,), class numbers
 ) -> Tensor:  # scalar in [0, 1], float32
-    "The share of rows whose largest entry is that of the right class."
+    "The share of rows whose largest entry is the right class's; a row with nan is wrong."
+    if out.ndim != 2 or len(out) == 0:
+        raise ValueError(f'out has the shape {tuple(out.shape)}; it should be (rows, classes)')
     if yb.shape != out.shape[:1]:
         raise ValueError(f'yb has the shape {tuple(yb.shape)}; out has {len(out)} rows, '
-                         f'so yb should be ({len(out)},): try yb.squeeze() or yb.argmax(1)')
-    return (out.argmax(dim=1) == yb).float().mean()
+                         f'so yb should be ({len(out)},): try yb.squeeze(1) or yb.argmax(1)')
+    right = (out.argmax(dim=1) == yb) & ~out.isnan().any(dim=1)
+    return right.float().mean()
 
 # %% ../nbs/03_training.ipynb #808caecb
 def report(
@@ -59,7 +62,7 @@ def report(
     "Print a minibatch's loss and accuracy, with two decimals."
     print(f'{loss:.2f}, {accuracy(preds, yb):.2f}')
 
-# %% ../nbs/03_training.ipynb #75ac0840
+# %% ../nbs/03_training.ipynb #c74a1432
 def minibatches(
     x: Tensor,  # (n, …), the examples
     y: Tensor,  # (n,), their class numbers
@@ -70,14 +73,26 @@ def minibatches(
     "All rows of `x` and `y`, in minibatches of `bs`."
     if bs < 1:
         raise ValueError(f'bs is {bs}; a minibatch has at least 1 row')
-    if len(x) != len(y):
-        raise ValueError(f'x has {len(x)} rows, but y has {len(y)}')
+    if len(x) != len(y) or len(x) == 0:
+        raise ValueError(f'x has {len(x)} rows and y has {len(y)}: as many, and at least one')
     if not shuffle:
         return zip(x.split(bs), y.split(bs))
     order = torch.randperm(len(x), generator=generator).to(x.device)
     return ((x[rows], y[rows]) for rows in order.split(bs))
 
-# %% ../nbs/03_training.ipynb #635e3890
+# %% ../nbs/03_training.ipynb #cd02ae71
+@contextmanager
+def _evaluating(model):
+    "The model in evaluation mode while the block runs; then each part as it was."
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+# %% ../nbs/03_training.ipynb #0dbe54dd
 @torch.no_grad()
 def evaluate(
     model: nn.Module,  # gives logits; left in the mode, training or evaluation, in which it was
@@ -87,19 +102,15 @@ def evaluate(
     loss_func: Callable = cross_entropy,  # (logits, target) -> mean loss, a scalar
 ) -> tuple[float, float]:  # mean loss, in nats for cross entropy, and accuracy in [0, 1]
     "Mean loss and accuracy over all rows."
-    if len(x) == 0:
-        raise ValueError('x has no rows: there is nothing to evaluate')
-    training = model.training
-    model.eval()
     sums = torch.zeros(2, device=x.device)
-    for xb, yb in minibatches(x, y, bs, shuffle=False):
-        out = model(xb)
-        sums += len(xb)*torch.stack([loss_func(out, yb), accuracy(out, yb)])
-    model.train(training)
+    with _evaluating(model):
+        for xb, yb in minibatches(x, y, bs, shuffle=False):
+            out = model(xb)
+            sums += len(xb)*torch.stack([loss_func(out, yb), accuracy(out, yb)])
     return tuple((sums/len(x)).tolist())
 
-# %% ../nbs/03_training.ipynb #1248bb7b
-def _check_positive(lr, **counts):
+# %% ../nbs/03_training.ipynb #60e0bd6c
+def _check_positive(lr=1, **counts):
     "Refuse an `lr` that is no positive number, and counts that are no positive whole numbers."
     if not isinstance(lr, Real) or not 0 < lr < float('inf'):
         raise ValueError(f'lr is {lr!r}; it must be a positive number')
@@ -107,7 +118,7 @@ def _check_positive(lr, **counts):
         if not isinstance(v, Integral) or v < 1:
             raise ValueError(f'{name} is {v!r}; it must be a whole number, 1 or more')
 
-# %% ../nbs/03_training.ipynb #9fe7589c
+# %% ../nbs/03_training.ipynb #a47922e3
 class _Progress:
     "Shows epochs as they pass: 'bar', 'lines', 'off'; 'auto': a bar where a person looks."
     def __init__(self, how, epochs, n_batches):
@@ -132,7 +143,7 @@ class _Progress:
         if self.how == 'bar':
             self.epochs.write(list(cells.values()), table=True)
 
-# %% ../nbs/03_training.ipynb #e4f3ae69
+# %% ../nbs/03_training.ipynb #79fb5bb1
 def train_epoch(
     model: nn.Module,  # gives logits; trained in place
     batches: Iterator,  # of pairs (xb, yb)
@@ -143,10 +154,10 @@ def train_epoch(
     model.train()
     total = rows = 0
     for xb, yb in batches:
+        optimiser.zero_grad()
         loss = loss_func(model(xb), yb)
         loss.backward()
         optimiser.step()
-        optimiser.zero_grad()
         total, rows = total + len(xb)*loss.detach(), rows + len(xb)
     return (total/rows).item()
 
@@ -196,93 +207,22 @@ def plot_history(
         ax.xaxis.get_major_locator().set_params(integer=True)
     return axes
 
-# %% ../nbs/03_training.ipynb #0fe49c3d
+# %% ../nbs/03_training.ipynb #88c04fdd
 def accuracy_interval(
     correct: int,  # how many were right
     n: int,  # of how many
     z: float = 1.96,  # how many standard deviations wide to each side; 1.96 for 95 %
 ) -> tuple[float, float]:  # low and high end, in [0, 1]
     "Wilson's score interval for an accuracy."
-    if not 0 <= correct <= n or n == 0:
-        raise ValueError(f'{correct} right of {n}: n must be 1 or more, and correct from 0 to n')
+    if not (isinstance(correct, Integral) and 0 <= correct <= n and n > 0):
+        raise ValueError(f'{correct} right of {n}: they must be whole numbers, 0 <= correct <= n')
     p = correct/n
     middle = p + z**2/(2*n)
     half = z*sqrt(p*(1 - p)/n + z**2/(4*n**2))
     scale = 1 + z**2/n
     return max(0., (middle - half)/scale), min(1., (middle + half)/scale)
 
-# %% ../nbs/03_training.ipynb #8da64a34
-def _check_output(path, overwrite):
-    "Refuse a file that can't be written later."
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"can't write {path}: it is a folder")
-    if not path.parent.is_dir():
-        raise ValueError(f"can't write {path}: there is no folder {path.parent}")
-    if path.exists() and not overwrite:
-        raise ValueError(f'{path} exists: choose another name, or say --overwrite')
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as e:
-        raise ValueError(f"can't write into {path.parent}: {e.strerror}") from e
-
-# %% ../nbs/03_training.ipynb #469fea1f
-def _check_picture(path):
-    "Refuse a file name whose ending is no picture format that matplotlib can write."
-    from matplotlib.figure import Figure
-    kinds = Figure().canvas.get_supported_filetypes()
-    if path and Path(path).suffix[1:].lower() not in kinds:
-        raise ValueError(f'{path} should end in one of {" ".join("." + k for k in sorted(kinds))}')
-
-# %% ../nbs/03_training.ipynb #93add245
-def _check_device(device):
-    "Refuse a device that doesn't work here."
-    try:
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise ValueError(f'device is {device!r}, and fails: {str(e).splitlines()[0]}') from e
-
-# %% ../nbs/03_training.ipynb #b3e4c2d3
-def _write_whole(path, write):
-    "Call `write` with a temporary name, then give the file its own."
-    path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.tmp-') as tmp:
-        write(Path(tmp)/path.name)
-        os.replace(Path(tmp)/path.name, path)
-
-# %% ../nbs/03_training.ipynb #9370c82d
-def _train(data, epochs, bs, lr, nh, seed, device, save, plot):
-    "Train, test, and write what was asked for."
-    splits = get_data(data)
-    print(f'data: {splits.name}, from {splits.where}', flush=True)
-    train, valid, test = [(x.to(device), y.to(device)) for x, y in splits]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Model(train[0].shape[1], nh, int(train[1].max()) + 1).to(device)
-    history = fit(model, train, valid, epochs, bs, lr, seed=seed,
-                  progress='auto' if sys.stdout.isatty() else 'lines')
-    _, acc = evaluate(model, *test)
-    low, high = accuracy_interval(round(acc*len(test[1])), len(test[1]))
-    print(f'test accuracy {acc:.4f}, 95 % interval {low:.4f} to {high:.4f}')
-    if save:
-        _write_whole(save, lambda f: torch.save(model.cpu().state_dict(), f))
-        print(f'weights: {save}')
-    if plot:
-        _write_whole(plot, lambda f: plot_history(history)[0].figure.savefig(f, dpi=150))
-        print(f'learning curves: {plot}')
-
-# %% ../nbs/03_training.ipynb #5f11f77c
-@contextmanager
-def _threads(small):
-    "One thread while the block runs if its matrices are `small`; then as before."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if small else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-# %% ../nbs/03_training.ipynb #5647e29c
+# %% ../nbs/03_training.ipynb #c820ef15
 @call_parse
 def train(
     data: str = 'auto',  # 'mnist', 'drawn', 'auto' (MNIST if it can be had, else drawn), or a path
@@ -298,12 +238,92 @@ def train(
 ):
     "Train the network of the course, and test it."
     try:
-        _check_positive(epochs=epochs, bs=bs, lr=lr, nh=nh)
-        _check_device(device)
-        for path in filter(None, (save, plot)):
-            _check_output(path, overwrite)
-        _check_picture(plot)
+        _check_positive(epochs=epochs, bs=bs, lr=lr)
+        _check_files(save, plot, overwrite)
+        model = _new_model(nh, seed, device)
         with _threads(small=bs*nh <= 100_000):
-            _train(data, epochs, bs, lr, nh, seed, device, save, plot)
+            _train(model, data, epochs, bs, lr, seed, save, plot)
     except (ValueError, DataError) as e:
         raise SystemExit(f'mnist_mb_train: {e}') from None
+
+# %% ../nbs/03_training.ipynb #7fbbad7b
+def _train(model, data, epochs, bs, lr, seed, save, plot):
+    "Train, test, and write what was asked for."
+    splits = get_data(data)
+    print(f'data: {splits.name}, from {splits.where}', flush=True)
+    device = next(model.parameters()).device
+    train, valid, test = [(x.to(device), y.to(device)) for x, y in splits]
+    progress = 'bar' if sys.stdout.isatty() else 'lines'
+    history = fit(model, train, valid, epochs, bs, lr, seed=seed, progress=progress)
+    _, acc = evaluate(model, *test)
+    low, high = accuracy_interval(round(acc*len(test[1])), len(test[1]))
+    print(f'test accuracy {acc:.4f}, 95 % interval {low:.4f} to {high:.4f}')
+    if save:
+        _write_whole(save, lambda f: torch.save(model.cpu().state_dict(), f))
+        print(f'weights: {save}')
+    if plot:
+        _write_whole(plot, lambda f: plot_history(history)[0].figure.savefig(f, dpi=150))
+        print(f'learning curves: {plot}')
+
+# %% ../nbs/03_training.ipynb #4f6c334b
+def _new_model(nh, seed, device):
+    "The network of the course, its weights drawn from `seed`, on the device."
+    _check_positive(nh=nh)
+    if not 0 <= seed < 2**63:
+        raise ValueError(f'seed is {seed}; it must be from 0 to 2**63 - 1')
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = Model(784, nh, 10).to(device)
+        model(torch.zeros(1, 784, device=device)).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        why = str(e).splitlines()[0]
+        raise ValueError(f'no network with nh {nh} on device {device!r}: {why}') from e
+    return model
+
+# %% ../nbs/03_training.ipynb #9581b666
+def _check_files(save, plot, overwrite):
+    "Refuse names under which the weights and the picture can't be written later."
+    if save and plot and Path(save).resolve() == Path(plot).resolve():
+        raise ValueError(f'save and plot are the same file, {save}')
+    for path in filter(None, (save, plot)):
+        _check_output(path, overwrite)
+    if plot:
+        from matplotlib.figure import Figure
+        kinds = sorted(Figure().canvas.get_supported_filetypes())
+        if Path(plot).suffix[1:].lower() not in kinds:
+            raise ValueError(f'{plot} should end in one of .{" .".join(kinds)}')
+
+# %% ../nbs/03_training.ipynb #4c1411b6
+def _check_output(path, overwrite):
+    "Refuse a file that can't be written later."
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"can't write {path}: it is a folder")
+    if not path.parent.is_dir():
+        raise ValueError(f"can't write {path}: there is no folder {path.parent}")
+    if path.exists() and not overwrite:
+        raise ValueError(f'{path} exists: choose another name, or say --overwrite')
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as e:
+        raise ValueError(f"can't write into {path.parent}: {e.strerror}") from e
+
+# %% ../nbs/03_training.ipynb #071d2419
+def _write_whole(path, write):
+    "Call `write` with a temporary name, then give the file its own."
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.tmp-') as tmp:
+        write(Path(tmp)/path.name)
+        os.replace(Path(tmp)/path.name, path)
+
+# %% ../nbs/03_training.ipynb #7999ffb1
+@contextmanager
+def _threads(small):
+    "One thread while the block runs if its matrices are `small`; then as before."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
