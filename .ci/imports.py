@@ -17,7 +17,7 @@ import mnist_mb.data, mnist_mb.softmax, mnist_mb.nll, mnist_mb.training
 after = (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state()),
          torch.get_num_threads(), torch.get_default_dtype(), repr(torch.tensor(1/3)))
 assert before == after, 'an import changed global state'
-late = {'matplotlib', 'pandas', 'pooch', 'fastprogress'} & set(sys.modules)
+late = {'matplotlib', 'pandas', 'requests', 'fastprogress'} & set(sys.modules)
 assert not late, f'imported too early: {late}'
 '''
 

@@ -6,10 +6,11 @@
 __all__ = ['Model', 'accuracy', 'report', 'minibatches', 'evaluate', 'train_epoch', 'fit', 'plot_history', 'accuracy_interval',
            'train']
 
-# %% ../nbs/03_training.ipynb #2c2415d4
+# %% ../nbs/03_training.ipynb #bf92b35e
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import sqrt
@@ -222,10 +223,10 @@ def accuracy_interval(
     scale = 1 + z**2/n
     return max(0., (middle - half)/scale), min(1., (middle + half)/scale)
 
-# %% ../nbs/03_training.ipynb #c820ef15
+# %% ../nbs/03_training.ipynb #01b0c13d
 @call_parse
 def train(
-    data: str = 'auto',  # 'mnist', 'drawn', 'auto' (MNIST if it can be had, else drawn), or a path
+    data: str = 'auto',  # 'mnist', 'drawn', 'fashion', 'kmnist', a path; 'auto': MNIST, or else drawn
     epochs: int = 3,  # passes through the training set
     bs: int = 50,  # rows in a minibatch
     lr: float = 0.5,  # learning rate
@@ -246,10 +247,14 @@ def train(
     except (ValueError, DataError) as e:
         raise SystemExit(f'mnist_mb_train: {e}') from None
 
-# %% ../nbs/03_training.ipynb #7fbbad7b
+# %% ../nbs/03_training.ipynb #0e3af4de
 def _train(model, data, epochs, bs, lr, seed, save, plot):
     "Train, test, and write what was asked for."
-    splits = get_data(data)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter('always')
+        splits = get_data(data)
+    for note in notes:
+        print(f'note: {note.message}', file=sys.stderr)
     print(f'data: {splits.name}, from {splits.where}', flush=True)
     device = next(model.parameters()).device
     train, valid, test = [(x.to(device), y.to(device)) for x, y in splits]
