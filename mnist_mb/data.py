@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SETS', 'FILES', 'MIRRORS', 'CLASSES', 'STROKES', 'DRAWING', 'DataError', 'parse_idx', 'content_size', 'unzip',
            'describe', 'verify', 'read_file', 'ArrayUnpickler', 'Splits', 'make_splits', 'read_folder', 'to_idx',
-           'read_pickle', 'cache_folder', 'by_hand', 'fetch_file', 'fetch_set', 'read_set', 'load_mnist', 'get_data',
-           'show_images', 'curve_weights', 'blueprint', 'scribble', 'place', 'render', 'draw', 'drawn_digits']
+           'read_pickle', 'cache_folder', 'by_hand', 'kept_as', 'fetch_file', 'fetch_set', 'read_set', 'load_mnist',
+           'get_data', 'show_images', 'curve_weights', 'blueprint', 'scribble', 'place', 'render', 'draw',
+           'drawn_digits']
 
 # %% ../nbs/00_data.ipynb #0fee6e3b
 import gzip
@@ -292,14 +293,16 @@ def cache_folder() -> Path:  # the folder need not exist
     from platformdirs import user_cache_path
     return Path(os.environ.get('MNIST_MB_CACHE') or user_cache_path('mnist_mb'))
 
-# %% ../nbs/00_data.ipynb #4911157d
+# %% ../nbs/00_data.ipynb #c115a267
 def _download(url, path, size, timeout):
     "Fetch `size` bytes into the file `path`: `timeout` seconds a wait, ten times that in all."
     import requests
     import urllib3
     end, got, bar = time.monotonic() + 10*timeout, 0, _byte_bar(size)
     try:
-        with requests.get(url, stream=True, timeout=timeout) as answer, open(path, 'wb') as file:
+        plain = {'Accept-Encoding': 'identity'}  # the file as it is, not packed once more
+        with (requests.get(url, headers=plain, stream=True, timeout=timeout) as answer,
+              open(path, 'wb') as file):
             answer.raise_for_status()
             while chunk := answer.raw.read1(2**16, decode_content=False):
                 got += file.write(chunk)
@@ -340,27 +343,37 @@ def _reason(e):
         return _reason(inner)
     return f'{type(e).__name__}: {e}'.splitlines()[0][:200]
 
-# %% ../nbs/00_data.ipynb #cef50d26
+# %% ../nbs/00_data.ipynb #b556748b
+def kept_as(
+    file: str,  # one of `FILES`
+    name: str,  # which of the `SETS`
+) -> str:
+    "The name under which the cache keeps the file."
+    return file if SETS[name][file][0] else f'{file}.gz'
+
+# %% ../nbs/00_data.ipynb #6e8c103e
 def fetch_file(
     file: str,  # one of `FILES`
-    folder: Path,  # where it goes, unzipped; made if it is missing
+    folder: Path,  # where it goes
     name: str = 'mnist',  # which of the `SETS`
     timeout: float = 20,  # seconds without an answer before the next mirror is asked
 ) -> None:
     "Fetch a file from the first mirror that has it, verified; a `DataError` if none does."
     tried = []
     with tempfile.TemporaryDirectory(dir=folder, prefix='.fetch-') as tmp:
-        zipped, plain = Path(tmp)/'zipped', Path(tmp)/file
+        got, kept = Path(tmp)/'zipped', folder/kept_as(file, name)
         for url in [f'{mirror}{file}.gz' for mirror in MIRRORS[name]]:
             try:
-                _download(url, zipped, SETS[name][file][2], timeout)
-                plain.write_bytes(verify(zipped.read_bytes(), file, name))
-                return os.replace(plain, folder/file)
+                _download(url, got, SETS[name][file][2], timeout)
+                content = verify(got.read_bytes(), file, name)
+                if kept.suffix != '.gz':
+                    got.write_bytes(content)
+                return os.replace(got, kept)
             except (OSError, DataError) as e:  # requests' errors are OSErrors
                 tried.append(f'  {url}: {_reason(e)}')
     raise DataError('\n'.join([f'no mirror gave {file} of {name}:', *tried, by_hand(name)]))
 
-# %% ../nbs/00_data.ipynb #5801e7c1
+# %% ../nbs/00_data.ipynb #695ba2fb
 def fetch_set(
     name: str = 'mnist',  # which of the `SETS`
     timeout: float = 20,  # seconds without an answer before the next mirror is asked
@@ -374,7 +387,7 @@ def fetch_set(
                 shutil.rmtree(left, ignore_errors=True)
         for file in FILES:
             try:
-                read_file(folder/file, file, name)
+                read_file(folder/kept_as(file, name), file, name)
             except DataError:
                 fetch_file(file, folder, name, timeout)
     except OSError as e:

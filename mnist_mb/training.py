@@ -223,10 +223,10 @@ def accuracy_interval(
     scale = 1 + z**2/n
     return max(0., (middle - half)/scale), min(1., (middle + half)/scale)
 
-# %% ../nbs/03_training.ipynb #01b0c13d
+# %% ../nbs/03_training.ipynb #4dd7e5fd
 @call_parse
 def train(
-    data: str = 'auto',  # 'mnist', 'drawn', 'fashion', 'kmnist', a path; 'auto': MNIST, or else drawn
+    data: str = 'auto',  # 'mnist', 'drawn', 'fashion', 'kmnist', a path; 'auto': MNIST or drawn
     epochs: int = 3,  # passes through the training set
     bs: int = 50,  # rows in a minibatch
     lr: float = 0.5,  # learning rate
