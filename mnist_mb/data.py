@@ -143,12 +143,22 @@ class _Array:
         with np.errstate(invalid='ignore'):  # nan: refused later, by the checksum
             np.multiply(a, 256 if a.ndim == 2 else 1, out=self.bytes, casting='unsafe')
 
-# %% ../nbs/00_data.ipynb #a114634d
+# %% ../nbs/00_data.ipynb #61c3d1a7
 def _from_buffer(data, dtype, shape, order):
     array = _Array()
     array.__setstate__((1, shape, dtype, order == 'F', bytes(data)))
     return array
 
+# %% ../nbs/00_data.ipynb #d120e2fa
+def _counted(builder, spent):
+    def build(*args):
+        spent[0] += 1 + sum(len(a) for a in args if isinstance(a, str))//10_000_000
+        if spent[0] > 50:
+            raise DataError('the pickle builds more than six arrays')
+        return builder(*args)
+    return build
+
+# %% ../nbs/00_data.ipynb #eebea07e
 class ArrayUnpickler(pickle.Unpickler):
     "An unpickler that rebuilds NumPy arrays and nothing else."
     builders = {('multiarray', '_reconstruct'): lambda *args: _Array(),
@@ -167,13 +177,7 @@ class ArrayUnpickler(pickle.Unpickler):
             return 'ndarray'  # handed to _reconstruct, never called
         if (short, name) not in self.builders:
             raise DataError(f'the pickle asks for {module}.{name}: only NumPy arrays are read')
-        builder, spent = self.builders[short, name], self.spent
-        def build(*args):
-            spent[0] += 1 + sum(len(a) for a in args if isinstance(a, str))//10_000_000
-            if spent[0] > 50:
-                raise DataError('the pickle builds more than six arrays')
-            return builder(*args)
-        return build
+        return _counted(self.builders[short, name], self.spent)
 
 # %% ../nbs/00_data.ipynb #b56b5243
 class Splits(tuple):
@@ -220,13 +224,11 @@ def to_idx(
     "The array as the content of an IDX file: the inverse of `parse_idx`."
     return bytes([0, 0, 8, a.ndim]) + np.array(a.shape, '>u4').tobytes() + a.tobytes()
 
-# %% ../nbs/00_data.ipynb #f223a63e
+# %% ../nbs/00_data.ipynb #808aa803
 class _Gate:
-    "A pickle's file, unzipped, as far as six arrays need it; a `DataError` if more is asked for."
+    "A file with a pickle, as far as six arrays need it; a `DataError` if more is asked for."
     def __init__(self, file):
-        zipped = file.read(2) == b'\x1f\x8b'
-        file.seek(0)
-        self.file = gzip.GzipFile(fileobj=file) if zipped else file
+        self.file = file
         self.bytes, self.reads, self.framed, self.last = 300_000_000, 3000, 2**20, b''
 
     def _count(self, n):
@@ -243,19 +245,17 @@ class _Gate:
         self.last = data
         return data
 
-    def readinto(self, buffer):
-        self._count(len(buffer))
-        return self.file.readinto(buffer)
-
     def readline(self):
         self._count(1000)
         return self.file.readline(1000)
 
-# %% ../nbs/00_data.ipynb #0f51abea
+# %% ../nbs/00_data.ipynb #571aab4b
 def _six_arrays(path):
     "The three pairs of arrays in the pickle, as `_Array`s; any error is a `DataError`."
     try:
         with open(path, 'rb') as file:
+            zipped = file.read(2) == b'\x1f\x8b'
+        with gzip.open(path) if zipped else open(path, 'rb') as file:
             sets = ArrayUnpickler(_Gate(file)).load()
         arrays = [a for x, y in sets for a in (x, y)]
         if not all(isinstance(a, _Array) for a in arrays) or len(arrays) != 6:
