@@ -40,9 +40,9 @@ def _class_numbers(log_probs: Tensor, target: Tensor) -> Tensor:
             raise IndexError(f'target has the value {y}, but there are {c} classes: 0 to {c-1}')
     return target
 
-# %% ../nbs/02_nll.ipynb #dfec27a4
+# %% ../nbs/02_nll.ipynb #84e70112
 def nll(
-    log_probs: Tensor,  # (n, c) log-probabilities, any float dtype: what `log_softmax` returns
+    log_probs: Tensor,  # (n, c) log-probabilities, any float dtype: what log_softmax returns
     target: Tensor,  # (n,) class numbers from 0 to c-1, any integer dtype
 ) -> Tensor:  # 0-d, dtype of `log_probs`: the mean over the n rows, in nats
     "Negative log likelihood: minus the mean of each row's log-probability of its own class."

@@ -162,12 +162,12 @@ def train_epoch(
         total, rows = total + len(xb)*loss.detach(), rows + len(xb)
     return (total/rows).item()
 
-# %% ../nbs/03_training.ipynb #49be1036
+# %% ../nbs/03_training.ipynb #fde2c8c4
 def fit(
     model: nn.Module,  # gives logits; trained in place
     train: tuple,  # (x, y): (n, …) and (n,) class numbers, on the model's device
     valid: tuple | None = None,  # likewise, looked at after each epoch; None: not
-    epochs: int = 3,  # passes through `train`
+    epochs: int = 3,  # passes through the training set
     bs: int = 50,  # rows in a minibatch
     lr: float = 0.5,  # learning rate
     loss_func: Callable = cross_entropy,  # (logits, target) -> mean loss, a scalar
@@ -189,9 +189,9 @@ def fit(
         show.row(epoch, row)
     return pd.DataFrame(history, index=pd.RangeIndex(1, epochs + 1, name='epoch'))
 
-# %% ../nbs/03_training.ipynb #f9aad749
+# %% ../nbs/03_training.ipynb #f0115258
 def plot_history(
-    history,  # the DataFrame that `fit` returns
+    history,  # the DataFrame that fit returns
 ):  # -> two matplotlib Axes: losses, and accuracy where there is one
     "Draw the learning curves: loss, and accuracy in per cent, against epochs."
     import matplotlib.pyplot as plt
