@@ -9,7 +9,6 @@ config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
 
-audiences = {'Education': 'Education', 'Developers': 'Developers'}
 statuses = {'3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
 
 setup(
@@ -26,7 +25,7 @@ setup(
     keywords=cfg['keywords'],
     classifiers=[
         f"Development Status :: {statuses[cfg['status']]}",
-        f"Intended Audience :: {audiences[cfg['audience']]}",
+        f"Intended Audience :: {cfg['audience']}",
         'Programming Language :: Python :: 3',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
         f"Natural Language :: {cfg['language']}",

@@ -645,17 +645,23 @@ def drawn_digits(
     sets = [(images[:60_000], labels[:60_000]), (images[60_000:], labels[60_000:])]
     return make_splits(*sets, 10_000, name='drawn', where=f'strokes, with the seed {seed}')
 
-# %% ../nbs/00_data.ipynb #951af8b2
+# %% ../nbs/00_data.ipynb #43c5fb0f
+def _write_whole(path, write):
+    "Call `write` with a temporary name, then give the file its own."
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.tmp-') as tmp:
+        write(Path(tmp)/path.name)
+        os.replace(Path(tmp)/path.name, path)
+
+# %% ../nbs/00_data.ipynb #f29ead65
 def _draw_all(file, seed):
     "All images and labels, in small chunks, which stay in the processor's cache; kept in `file`."
     g = torch.Generator().manual_seed(seed)
     images, labels = map(torch.cat, zip(*[draw(250, g) for _ in range(280)]))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix='.tmp-') as tmp:
-            torch.save((images, labels.to(torch.uint8)), Path(tmp)/file.name)
-            os.replace(Path(tmp)/file.name, file)
-    except OSError:
+        _write_whole(file, lambda f: torch.save((images, labels.to(torch.uint8)), f))
+    except (OSError, RuntimeError):  # torch.save says RuntimeError when the disk is full
         pass
     return images, labels
 

@@ -6,8 +6,7 @@
 __all__ = ['Model', 'accuracy', 'report', 'minibatches', 'evaluate', 'train_epoch', 'fit', 'plot_history', 'accuracy_interval',
            'train']
 
-# %% ../nbs/03_training.ipynb #bf92b35e
-import os
+# %% ../nbs/03_training.ipynb #6e0c322e
 import sys
 import tempfile
 import warnings
@@ -21,7 +20,7 @@ import torch
 from fastcore.script import call_parse
 from torch import Tensor, nn
 
-from .data import DataError, get_data
+from .data import DataError, _write_whole, get_data
 from .nll import cross_entropy
 
 # %% ../nbs/03_training.ipynb #385b796e
@@ -313,14 +312,6 @@ def _check_output(path, overwrite):
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as e:
         raise ValueError(f"can't write into {path.parent}: {e.strerror}") from e
-
-# %% ../nbs/03_training.ipynb #071d2419
-def _write_whole(path, write):
-    "Call `write` with a temporary name, then give the file its own."
-    path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.tmp-') as tmp:
-        write(Path(tmp)/path.name)
-        os.replace(Path(tmp)/path.name, path)
 
 # %% ../nbs/03_training.ipynb #7999ffb1
 @contextmanager
