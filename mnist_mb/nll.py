@@ -6,53 +6,205 @@
 __all__ = ['nll', 'cross_entropy']
 
 # %% ../nbs/02_nll.ipynb #d2ed568b
+from math import log
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .softmax import log_softmax
+from .softmax import _widen, log_softmax
 
 # %% ../nbs/02_nll.ipynb #6881a6b0
-def _check_shapes(log_probs: Tensor, target: Tensor):
-    "Raise a `ValueError` unless the shapes are (n, c) and (n,), with n and c at least 1."
-    seen, labels = tuple(log_probs.shape), tuple(target.shape)
+def _check_predictions(predictions: Tensor):
+    "Raise an error unless `predictions` are floats of shape (n, c), with n and c at least 1."
+    seen = tuple(predictions.shape)
     if len(seen) != 2:
-        raise ValueError(f'predictions have shape {seen}, but must be (rows, classes)')
+        raise ValueError(f'predictions have shape {seen}, but must be (rows, classes): with the '
+                         'classes last, use predictions.flatten(0, -2) and target.flatten()')
     if 0 in seen:
         raise ValueError(f'predictions have shape {seen}: the mean of nothing is not a number')
-    n = seen[0]
-    if len(labels) != 1:
-        cure = {seen: ': if one-hot, use target.argmax(1)', (n, 1): ': use target.squeeze(1)'}
-        raise ValueError(f'target has shape {labels}, but must be ({n},){cure.get(labels, "")}')
-    if labels != (n,):
-        raise ValueError(f'target has {labels[0]} class numbers, but there are {n} rows')
+    if not predictions.is_floating_point():
+        raise TypeError(f'predictions have dtype {predictions.dtype}: use .float()')
 
 # %% ../nbs/02_nll.ipynb #052677f9
-def _class_numbers(log_probs: Tensor, target: Tensor) -> Tensor:
-    "`target` as int64, once `log_probs` and `target` are found to fit each other."
-    _check_shapes(log_probs, target)
-    if not log_probs.is_floating_point():
-        raise TypeError(f'predictions have dtype {log_probs.dtype}: use .float()')
+def _check_class_numbers(target: Tensor, n: int, c: int, ignore_index: int | None = None):
+    "Raise an error unless `target` is n class numbers from 0 to c-1, or `ignore_index`."
+    seen = tuple(target.shape)
+    if len(seen) != 1:
+        cure = {(n, c): ': if one-hot, use target.argmax(1)', (n, 1): ': use target.squeeze(1)'}
+        raise ValueError(f'target has shape {seen}, but must be ({n},){cure.get(seen, "")}')
+    if seen != (n,):
+        raise ValueError(f'target has {seen[0]} class numbers, but there are {n} rows')
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise TypeError(f'target has dtype {target.dtype}, not class numbers: use .long()')
-    target, c = target.long(), log_probs.shape[1]
-    for y in map(int, target.aminmax()):
+    used = target if ignore_index is None else target[target != ignore_index]
+    for y in map(int, used.aminmax() if len(used) else ()):
         if not 0 <= y < c:
-            raise IndexError(f'target has the value {y}, but there are {c} classes: 0 to {c-1}')
-    return target
+            cure = f'; cross_entropy(…, ignore_index={y}) leaves such rows out' if y < 0 else ''
+            raise IndexError(f'target has the value {y}, but there are {c} classes: '
+                             f'0 to {c-1}{cure}')
+
+# %% ../nbs/02_nll.ipynb #e7fdc8af
+def _check_rows(sums: Tensor, eps: float, c: int, what: str):
+    "Raise a `ValueError` unless the sums, (n,), are 1 up to rounding."
+    off = (sums - 1).abs() > max(1e-3, eps*(1 + log(c)))  # False for nan
+    for i in off.nonzero()[:1].flatten().tolist():
+        raise ValueError(f'row {i}: {what.format(f"add to {sums[i]:.4g}, not to 1")}')
+
+# %% ../nbs/02_nll.ipynb #2e745b0f
+def _check_log_probs(log_probs: Tensor):
+    "Raise a `ValueError` unless the exponentials of each row add to 1."
+    sums = _widen(log_probs.detach()).exp().sum(1)
+    _check_rows(sums, torch.finfo(log_probs.dtype).eps, log_probs.shape[1],
+                'the exponentials of its log-probabilities {}. For logits, use cross_entropy; '
+                'of probabilities, take the log')
 
 # %% ../nbs/02_nll.ipynb #84e70112
 def nll(
     log_probs: Tensor,  # (n, c) log-probabilities, any float dtype: what log_softmax returns
     target: Tensor,  # (n,) class numbers from 0 to c-1, any integer dtype
+    check: bool = True,  # look at the values first? If not, wrong ones may pass in silence
 ) -> Tensor:  # 0-d, dtype of `log_probs`: the mean over the n rows, in nats
     "Negative log likelihood: minus the mean of each row's log-probability of its own class."
-    target = _class_numbers(log_probs, target)
-    return -log_probs.gather(1, target[:, None]).mean()
+    if check:
+        _check_predictions(log_probs)
+        _check_class_numbers(target, *log_probs.shape)
+        _check_log_probs(log_probs)
+    return -log_probs.gather(1, target.long()[:, None]).mean()
 
-# %% ../nbs/02_nll.ipynb #dd5164a2
+# %% ../nbs/02_nll.ipynb #4ac59d7c
+class _LossAndSoftmax(torch.autograd.Function):
+    "From logits, (n, c), and class numbers, (n, 1): each row's loss, (n, 1), and its softmax."
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits, target):
+        a, m = logits.max(1, keepdim=True)
+        p = (logits - a).exp_()
+        rest = p.scatter_(1, m, 0.).sum(1, keepdim=True) + (a - a)
+        p.scatter_(1, m, 1.).div_(1 + rest)
+        return rest.log1p() - (logits.gather(1, target) - a), p
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1], output[1])
+        ctx.save_for_forward(inputs[1], output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, g, g_p):
+        return _pull_back(*ctx.saved_tensors, g, g_p), None
+
+    @staticmethod
+    def jvp(ctx, dx, _):
+        target, p = ctx.saved_tensors
+        mean = (p*dx).sum(1, keepdim=True)
+        return mean - dx.gather(1, target), p*(dx - mean)
+
+# %% ../nbs/02_nll.ipynb #6981410d
+def _pull_back(target, p, g, g_p):
+    "The gradient of the logits from `g`, that of the losses, and `g_p`, that of the softmax."
+    grad = None if g is None else (p*g).scatter_add_(1, target, -g)  # g (p - t)
+    if g_p is not None:
+        more = p*(g_p - (g_p*p).sum(1, keepdim=True))
+        grad = more if grad is None else grad + more
+    return grad
+
+# %% ../nbs/02_nll.ipynb #17523328
+def _as_probabilities(target, c, label_smoothing, dtype):
+    "Targets as probabilities, (n, c), a share of each spread evenly over all classes."
+    q = target if target.is_floating_point() else F.one_hot(target, c)
+    return (1 - label_smoothing)*q.to(dtype) + label_smoothing/c
+
+# %% ../nbs/02_nll.ipynb #7753c7e8
+def _row_losses(logits, target, weight, label_smoothing):
+    "The loss of each row, (n,), its classes weighted; `logits` in float32 or wider."
+    if not target.is_floating_point() and not label_smoothing:
+        losses = _LossAndSoftmax.apply(logits, target[:, None])[0].squeeze(1)
+        return losses if weight is None else weight[target]*losses
+    log_probs = log_softmax(logits)
+    if weight is not None:
+        log_probs = weight*log_probs
+    q = _as_probabilities(target, logits.shape[1], label_smoothing, logits.dtype)
+    return -(q*log_probs).sum(1)
+
+# %% ../nbs/02_nll.ipynb #ef0ec03e
+def _mean(losses, counts, check):
+    "The sum of the losses, (n,), divided by the sum of how much each row counts, (n,)."
+    total = counts.sum()
+    if check and total == 0:
+        raise ValueError('no row of this batch counts, since all are ignored or have weight 0: '
+                         'skip it, for the mean of nothing is not a number')
+    return losses.sum() / total
+
+# %% ../nbs/02_nll.ipynb #2f33f401
+def _check_options(c, weight, reduction, label_smoothing):
+    "Raise an error unless the options of a loss over `c` classes make sense."
+    if reduction not in ('mean', 'sum', 'none'):
+        raise ValueError(f"reduction is {reduction!r}; it can be 'mean', 'sum' or 'none'")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f'label_smoothing is {label_smoothing}; it is a share, from 0 to 1')
+    if weight is not None and weight.shape != (c,):
+        raise ValueError(f'weight has shape {tuple(weight.shape)}, but must be ({c},), '
+                         'one number a class')
+
+# %% ../nbs/02_nll.ipynb #6fd33ee8
+def _check_soft(target, n, c):
+    "Raise an error unless `target` is n rows of c probabilities."
+    if target.shape != (n, c):
+        raise ValueError(f'target has shape {tuple(target.shape)} and dtype {target.dtype}: '
+                         f'probabilities have shape {(n, c)}, class numbers whole numbers')
+    if target.min() < 0:
+        raise ValueError(f'target has the value {target.min():.4g}: a probability is never below 0')
+    _check_rows(_widen(target.detach()).sum(1), torch.finfo(target.dtype).eps, c,
+                'the probabilities of its target {}; divide them by their sum')
+
+# %% ../nbs/02_nll.ipynb #8e34d25d
+def _check_values(logits, target, weight, ignore_index):
+    "Raise an error unless logits, targets and weights are what a loss can be computed from."
+    _check_predictions(logits)
+    if not (target.is_floating_point() and target.ndim == 2):
+        _check_class_numbers(target, *logits.shape, ignore_index)
+    elif ignore_index is not None:
+        raise ValueError(f'ignore_index is {ignore_index}, but the targets are probabilities: '
+                         'leave those rows out yourself')
+    else:
+        _check_soft(target, *logits.shape)
+    if weight is not None and not (weight.isfinite() & (weight >= 0)).all():
+        raise ValueError(f'weight has the values {weight.tolist()}: '
+                         'none may be negative, infinite or nan')
+
+# %% ../nbs/02_nll.ipynb #ad0783c2
 def cross_entropy(
     logits: Tensor,  # (n, c) scores before softmax, any float dtype
-    target: Tensor,  # (n,) class numbers from 0 to c-1, any integer dtype
-) -> Tensor:  # 0-d, dtype of `logits`: the mean over the n rows, in nats
-    "Cross entropy of the softmax of `logits` with `target`, the mean over the batch."
-    return nll(log_softmax(logits), target)
+    target: Tensor,  # (n,) class numbers from 0 to c-1, or (n, c) probabilities as floats
+    *,
+    weight: Tensor | None = None,  # (c,) how much each class counts, 0 or more; None: 1
+    ignore_index: int | None = None,  # leave out the rows with this class number; None: none
+    reduction: str = 'mean',  # over the rows that count; or 'sum'; 'none': one loss a row
+    label_smoothing: float = 0.,  # share of each target to spread over all classes, 0 to 1
+    check: bool = True,  # look at the values first? If not, wrong ones may pass in silence
+) -> Tensor:  # 0-d, or (n,) for 'none'; dtype of `logits`; in nats
+    "Cross entropy of the softmax of `logits` with `target`."
+    _check_options(logits.shape[-1] if logits.ndim else 0, weight, reduction, label_smoothing)
+    if check:
+        _check_values(logits, target, weight, ignore_index)
+    options = weight, ignore_index, reduction, label_smoothing, check
+    return _cross_entropy(logits, target, *options)
+
+# %% ../nbs/02_nll.ipynb #7892b65f
+def _cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing, check):
+    "`cross_entropy` of arguments that have been looked at."
+    wide, soft = _widen(logits), target.is_floating_point()
+    weight = None if weight is None else weight.to(wide)
+    target = target if soft else target.long()
+    kept = None if ignore_index is None else target != ignore_index
+    if kept is not None:
+        target = target.where(kept, 0)
+    losses = _row_losses(wide, target, weight, label_smoothing)
+    if kept is not None:
+        losses = losses.where(kept, 0.)
+    if reduction == 'mean':
+        counts = torch.ones_like(losses) if weight is None or soft else weight[target]
+        losses = _mean(losses, counts if kept is None else counts.where(kept, 0.), check)
+    return (losses.sum() if reduction == 'sum' else losses).to(logits.dtype)
