@@ -44,14 +44,14 @@ def _check_class_numbers(target: Tensor, n: int, c: int, ignore_index: int | Non
             raise IndexError(f'target has the value {y}, but there are {c} classes: '
                              f'0 to {c-1}{cure}')
 
-# %% ../nbs/02_nll.ipynb #6e7add8a
+# %% ../nbs/02_nll.ipynb #d818a56b
 def _check_rows(sums: Tensor, eps: float, c: int, what: str):
     "Raise a `ValueError` unless the sums, (n,), are 1 up to rounding."
     off = (sums - 1).abs() > max(1e-3, eps*(1 + log(c)))  # False for nan
     for i in off.nonzero()[:1].flatten().tolist():
         raise ValueError(f'row {i}: {what.format(f"add to {sums[i]:.4g}, not to 1")}')
 
-# %% ../nbs/02_nll.ipynb #bc2e8551
+# %% ../nbs/02_nll.ipynb #9b3b90ca
 def _check_log_probs(log_probs: Tensor):
     "Raise a `ValueError` unless the exponentials of each row add to 1."
     sums = _widen(log_probs.detach()).exp().sum(1)
@@ -72,7 +72,7 @@ def nll(
         _check_log_probs(log_probs)
     return -log_probs.gather(1, target.long()[:, None]).mean()
 
-# %% ../nbs/02_nll.ipynb #e24d3823
+# %% ../nbs/02_nll.ipynb #cad83cdd
 class _LossAndSoftmax(torch.autograd.Function):
     "From logits, (n, c), and class numbers, (n, 1): each row's loss, (n, 1), and its softmax."
     generate_vmap_rule = True
@@ -101,7 +101,7 @@ class _LossAndSoftmax(torch.autograd.Function):
         mean = (p*dx).sum(1, keepdim=True)
         return mean - dx.gather(1, target), p*(dx - mean)
 
-# %% ../nbs/02_nll.ipynb #feb5fff2
+# %% ../nbs/02_nll.ipynb #5631aec5
 def _pull_back(target, p, g, g_p):
     "The gradient of the logits from `g`, that of the losses, and `g_p`, that of the softmax."
     grad = None if g is None else (p*g).scatter_add_(1, target, -g)  # g (p - t)
@@ -110,13 +110,13 @@ def _pull_back(target, p, g, g_p):
         grad = more if grad is None else grad + more
     return grad
 
-# %% ../nbs/02_nll.ipynb #c97fcc28
+# %% ../nbs/02_nll.ipynb #56887f73
 def _as_probabilities(target, c, label_smoothing, dtype):
     "Targets as probabilities, (n, c), a share of each spread evenly over all classes."
     q = target if target.is_floating_point() else F.one_hot(target, c)
     return (1 - label_smoothing)*q.to(dtype) + label_smoothing/c
 
-# %% ../nbs/02_nll.ipynb #b15b10aa
+# %% ../nbs/02_nll.ipynb #74b62127
 def _row_losses(logits, target, weight, label_smoothing):
     "The loss of each row, (n,), its classes weighted; `logits` in float32 or wider."
     if not target.is_floating_point() and not label_smoothing:
@@ -127,7 +127,7 @@ def _row_losses(logits, target, weight, label_smoothing):
         q = weight*q
     return -(q*log_softmax(logits)).sum(1)
 
-# %% ../nbs/02_nll.ipynb #97bd21c7
+# %% ../nbs/02_nll.ipynb #5c93fa0f
 def _mean(losses, counts, check):
     "The sum of the losses, (n,), divided by the sum of how much each row counts, (n,)."
     total = counts.sum()
@@ -136,7 +136,7 @@ def _mean(losses, counts, check):
                          'skip it, for the mean of nothing is not a number')
     return losses.sum() / total
 
-# %% ../nbs/02_nll.ipynb #84b163b1
+# %% ../nbs/02_nll.ipynb #51b40fdd
 def _check_options(c, weight, reduction, label_smoothing):
     "Raise an error unless the options of a loss over `c` classes make sense."
     if reduction not in ('mean', 'sum', 'none'):
@@ -147,7 +147,7 @@ def _check_options(c, weight, reduction, label_smoothing):
         raise ValueError(f'weight has shape {tuple(weight.shape)}, but must be ({c},), '
                          'one number a class')
 
-# %% ../nbs/02_nll.ipynb #53a361f5
+# %% ../nbs/02_nll.ipynb #92cc91d3
 def _check_soft(target, n, c):
     "Raise an error unless `target` is n rows of c probabilities."
     if target.shape != (n, c):
@@ -158,7 +158,7 @@ def _check_soft(target, n, c):
     _check_rows(_widen(target.detach()).sum(1), torch.finfo(target.dtype).eps, c,
                 'the probabilities of its target {}; divide them by their sum')
 
-# %% ../nbs/02_nll.ipynb #75cfd2c0
+# %% ../nbs/02_nll.ipynb #59dfc9fd
 def _check_values(logits, target, weight, ignore_index):
     "Raise an error unless logits, targets and weights are what a loss can be computed from."
     _check_predictions(logits)
@@ -173,7 +173,7 @@ def _check_values(logits, target, weight, ignore_index):
         raise ValueError(f'weight has the values {weight.tolist()}: '
                          'none may be negative, infinite or nan')
 
-# %% ../nbs/02_nll.ipynb #a5589a31
+# %% ../nbs/02_nll.ipynb #d2f219c7
 def cross_entropy(
     logits: Tensor,  # (n, c) scores before softmax, any float dtype
     target: Tensor,  # (n,) class numbers from 0 to c-1, or (n, c) probabilities as floats
@@ -191,7 +191,7 @@ def cross_entropy(
     options = weight, ignore_index, reduction, label_smoothing, check
     return _cross_entropy(logits, target, *options)
 
-# %% ../nbs/02_nll.ipynb #d0592dcd
+# %% ../nbs/02_nll.ipynb #70446a45
 def _cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing, check):
     "`cross_entropy` of arguments that have been looked at."
     wide, soft = _widen(logits), target.is_floating_point()

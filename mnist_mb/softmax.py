@@ -19,7 +19,7 @@ def _peak(x, dim):
     "The maximum of `x` along `dim`, as a constant with which to shift."
     return x.detach().amax(dim, keepdim=True) if x.numel() else x.new_zeros(())
 
-# %% ../nbs/01_softmax.ipynb #34c5bfa8
+# %% ../nbs/01_softmax.ipynb #bd4acb5e
 class _LogSum(torch.autograd.Function):
     "log Σ e^z along `dim`, which stays with size 1; the largest z should be 0."
     generate_vmap_rule = True
@@ -45,7 +45,7 @@ class _LogSum(torch.autograd.Function):
         z, log_sum = ctx.saved_tensors
         return ((z - log_sum).exp()*dz).sum(ctx.dim, keepdim=True)
 
-# %% ../nbs/01_softmax.ipynb #3546a718
+# %% ../nbs/01_softmax.ipynb #0865d116
 def _log_sum(z, dim):
     "log Σ e^z over `dim`, a dim or a tuple of them; the largest z should be 0."
     if z.numel() == 0:
@@ -88,7 +88,7 @@ def log_softmax(
     z = wide - _peak(wide, dim)
     return (z - _log_sum(z, dim)).to(x.dtype)
 
-# %% ../nbs/01_softmax.ipynb #212dbb10
+# %% ../nbs/01_softmax.ipynb #eb9fa962
 @torch.no_grad()
 def _rounded_off(x, a):
     "What rounding took from x - a: added to it, it would be exact."
