@@ -15,43 +15,56 @@ from torch import Tensor
 from .softmax import _widen, log_softmax
 
 # %% ../nbs/02_nll.ipynb #6881a6b0
-def _check_predictions(predictions: Tensor):
-    "Raise an error unless `predictions` are floats of shape (n, c), with n and c at least 1."
-    seen = tuple(predictions.shape)
+def _check_predictions(x: Tensor, name: str):
+    "Raise an error unless `x`, the argument `name`, are floats, (n, c), with n and c at least 1."
+    seen = tuple(x.shape)
+    if not x.is_floating_point():
+        raise TypeError(f'{name} have dtype {x.dtype}: use {name}.float(); or were the arguments '
+                        f'exchanged? First come {name}, then target')
     if len(seen) != 2:
-        raise ValueError(f'predictions have shape {seen}, but must be (rows, classes): with the '
-                         'classes last, use predictions.flatten(0, -2) and target.flatten()')
+        cure = {0: 'there should be a row', 1: f'for one row, use {name}[None] and target[None]'}
+        raise ValueError(f'{name} have shape {seen}, but must be (rows, classes): ' + cure.get(
+            len(seen), f'with the classes last, use {name}.flatten(0, -2), with the classes in '
+            f'dim 1 {name}.movedim(1, -1).flatten(0, -2), and target.flatten()'))
     if 0 in seen:
-        raise ValueError(f'predictions have shape {seen}: the mean of nothing is not a number')
-    if not predictions.is_floating_point():
-        raise TypeError(f'predictions have dtype {predictions.dtype}: use .float()')
+        what = 'classes' if seen[0] else 'rows, and the mean of nothing is not a number'
+        raise ValueError(f'{name} have shape {seen}: there are no {what}')
 
-# %% ../nbs/02_nll.ipynb #052677f9
-def _check_class_numbers(target: Tensor, n: int, c: int, ignore_index: int | None = None):
-    "Raise an error unless `target` is n class numbers from 0 to c-1, or `ignore_index`."
-    seen = tuple(target.shape)
+# %% ../nbs/02_nll.ipynb #0101a7d0
+def _check_shape(target: Tensor, n: int, c: int):
+    "Raise an error unless `target` is n whole numbers."
+    seen, whole = tuple(target.shape), not (target.is_floating_point() or target.is_complex())
     if len(seen) != 1:
-        cure = {(n, c): ': if one-hot, use target.argmax(1)', (n, 1): ': use target.squeeze(1)'}
-        raise ValueError(f'target has shape {seen}, but must be ({n},){cure.get(seen, "")}')
+        cure = {(n, c): ': if one-hot, use target.long().argmax(1)',
+                (n, 1): ': use target.squeeze(1)', (1, n): ': use target.squeeze(0)'}
+        raise ValueError(f'target has shape {seen}, but must be ({n},){cure.get(seen, "")}'
+                         f'{"" if whole else " and .long()"}')
     if seen != (n,):
         raise ValueError(f'target has {seen[0]} class numbers, but there are {n} rows')
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        raise TypeError(f'target has dtype {target.dtype}, not class numbers: use .long()')
-    used = target if ignore_index is None else target[target != ignore_index]
+    if not whole or target.dtype == torch.bool:
+        raise TypeError(f'target has dtype {target.dtype}, not class numbers: use .long(), '
+                        'if all its values are whole')
+
+# %% ../nbs/02_nll.ipynb #052677f9
+def _check_range(target: Tensor, c: int, ignore_index: int | None = None):
+    "Raise an `IndexError` unless the class numbers are from 0 to c-1, or `ignore_index`."
+    used = target.long() if ignore_index is None else target[target != ignore_index].long()
     for y in map(int, used.aminmax() if len(used) else ()):
         if not 0 <= y < c:
-            cure = f'; cross_entropy(…, ignore_index={y}) leaves such rows out' if y < 0 else ''
+            cure = ''
+            if ignore_index is None and (y < 0 or y == 255):
+                cure = f'; cross_entropy(…, ignore_index={y}) leaves such rows out'
             raise IndexError(f'target has the value {y}, but there are {c} classes: '
                              f'0 to {c-1}{cure}')
 
-# %% ../nbs/02_nll.ipynb #d818a56b
+# %% ../nbs/02_nll.ipynb #f0b81944
 def _check_rows(sums: Tensor, eps: float, c: int, what: str):
-    "Raise a `ValueError` unless the sums, (n,), are 1 up to rounding."
-    off = (sums - 1).abs() > max(1e-3, eps*(1 + log(c)))  # False for nan
+    "Raise a `ValueError` unless the sums, (n,), are all 1, up to rounding."
+    off = ~((sums - 1).abs() <= max(1e-3, eps*(1 + log(c))))  # nan is off, too
     for i in off.nonzero()[:1].flatten().tolist():
         raise ValueError(f'row {i}: {what.format(f"add to {sums[i]:.4g}, not to 1")}')
 
-# %% ../nbs/02_nll.ipynb #9b3b90ca
+# %% ../nbs/02_nll.ipynb #f8ea7c9c
 def _check_log_probs(log_probs: Tensor):
     "Raise a `ValueError` unless the exponentials of each row add to 1."
     sums = _widen(log_probs.detach()).exp().sum(1)
@@ -61,18 +74,19 @@ def _check_log_probs(log_probs: Tensor):
 
 # %% ../nbs/02_nll.ipynb #84e70112
 def nll(
-    log_probs: Tensor,  # (n, c) log-probabilities, any float dtype: what log_softmax returns
+    log_probs: Tensor,  # (n, c) log-probabilities, float16 to float64 or bfloat16
     target: Tensor,  # (n,) class numbers from 0 to c-1, any integer dtype
-    check: bool = True,  # look at the values first? If not, wrong ones may pass in silence
+    check: bool = True,  # look at the values? Shapes and dtypes are looked at in any case
 ) -> Tensor:  # 0-d, dtype of `log_probs`: the mean over the n rows, in nats
     "Negative log likelihood: minus the mean of each row's log-probability of its own class."
+    _check_predictions(log_probs, 'log_probs')
+    _check_shape(target, *log_probs.shape)
     if check:
-        _check_predictions(log_probs)
-        _check_class_numbers(target, *log_probs.shape)
+        _check_range(target, log_probs.shape[1])
         _check_log_probs(log_probs)
     return -log_probs.gather(1, target.long()[:, None]).mean()
 
-# %% ../nbs/02_nll.ipynb #cad83cdd
+# %% ../nbs/02_nll.ipynb #205864b4
 class _LossAndSoftmax(torch.autograd.Function):
     "From logits, (n, c), and class numbers, (n, 1): each row's loss, (n, 1), and its softmax."
     generate_vmap_rule = True
@@ -80,9 +94,9 @@ class _LossAndSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(logits, target):
         a, m = logits.max(1, keepdim=True)
-        p = (logits - a).exp_()
-        rest = p.scatter_(1, m, 0.).sum(1, keepdim=True) + (a - a)
-        p.scatter_(1, m, 1.).div_(1 + rest)
+        p, one = (logits - a).exp_(), torch.ones_like(a)
+        rest = p.scatter_add_(1, m, -one).sum(1, keepdim=True)
+        p.scatter_add_(1, m, one).div_(1 + rest)
         return rest.log1p() - (logits.gather(1, target) - a), p
 
     @staticmethod
@@ -98,10 +112,10 @@ class _LossAndSoftmax(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, dx, _):
         target, p = ctx.saved_tensors
-        mean = (p*dx).sum(1, keepdim=True)
-        return mean - dx.gather(1, target), p*(dx - mean)
+        expected = (p*dx).sum(1, keepdim=True)
+        return expected - dx.gather(1, target), p*(dx - expected)
 
-# %% ../nbs/02_nll.ipynb #5631aec5
+# %% ../nbs/02_nll.ipynb #f8f02537
 def _pull_back(target, p, g, g_p):
     "The gradient of the logits from `g`, that of the losses, and `g_p`, that of the softmax."
     grad = None if g is None else (p*g).scatter_add_(1, target, -g)  # g (p - t)
@@ -110,24 +124,24 @@ def _pull_back(target, p, g, g_p):
         grad = more if grad is None else grad + more
     return grad
 
-# %% ../nbs/02_nll.ipynb #56887f73
+# %% ../nbs/02_nll.ipynb #c52a8a81
 def _as_probabilities(target, c, label_smoothing, dtype):
     "Targets as probabilities, (n, c), a share of each spread evenly over all classes."
     q = target if target.is_floating_point() else F.one_hot(target, c)
     return (1 - label_smoothing)*q.to(dtype) + label_smoothing/c
 
-# %% ../nbs/02_nll.ipynb #74b62127
+# %% ../nbs/02_nll.ipynb #77b9a718
 def _row_losses(logits, target, weight, label_smoothing):
     "The loss of each row, (n,), its classes weighted; `logits` in float32 or wider."
     if not target.is_floating_point() and not label_smoothing:
         losses = _LossAndSoftmax.apply(logits, target[:, None])[0].squeeze(1)
         return losses if weight is None else weight[target]*losses
     q = _as_probabilities(target, logits.shape[1], label_smoothing, logits.dtype)
-    if weight is not None:
-        q = weight*q
-    return -(q*log_softmax(logits)).sum(1)
+    log_probs = log_softmax(logits)
+    log_probs = log_probs.masked_fill((q == 0) & log_probs.isneginf(), 0.)
+    return -((q if weight is None else weight*q)*log_probs).sum(1)
 
-# %% ../nbs/02_nll.ipynb #5c93fa0f
+# %% ../nbs/02_nll.ipynb #7c7593c0
 def _mean(losses, counts, check):
     "The sum of the losses, (n,), divided by the sum of how much each row counts, (n,)."
     total = counts.sum()
@@ -136,70 +150,64 @@ def _mean(losses, counts, check):
                          'skip it, for the mean of nothing is not a number')
     return losses.sum() / total
 
-# %% ../nbs/02_nll.ipynb #51b40fdd
-def _check_options(c, weight, reduction, label_smoothing):
-    "Raise an error unless the options of a loss over `c` classes make sense."
+# %% ../nbs/02_nll.ipynb #c6b1fdb6
+def _check_arguments(logits, target, weight, ignore_index, reduction, label_smoothing):
+    "Raise an error unless shapes, dtypes and options go together."
+    _check_predictions(logits, 'logits')
+    n, c = logits.shape
+    if not (target.is_floating_point() and target.shape == (n, c)):
+        _check_shape(target, n, c)
+    elif ignore_index is not None:
+        raise ValueError(f'ignore_index is {ignore_index}, but the targets are probabilities: '
+                         'leave those rows out yourself')
     if reduction not in ('mean', 'sum', 'none'):
         raise ValueError(f"reduction is {reduction!r}; it can be 'mean', 'sum' or 'none'")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f'label_smoothing is {label_smoothing}; it is a share, from 0 to 1')
     if weight is not None and weight.shape != (c,):
-        raise ValueError(f'weight has shape {tuple(weight.shape)}, but must be ({c},), '
-                         'one number a class')
+        raise ValueError(f'weight has shape {tuple(weight.shape)}, but must be ({c},)')
 
-# %% ../nbs/02_nll.ipynb #92cc91d3
-def _check_soft(target, n, c):
-    "Raise an error unless `target` is n rows of c probabilities."
-    if target.shape != (n, c):
-        raise ValueError(f'target has shape {tuple(target.shape)} and dtype {target.dtype}: '
-                         f'probabilities have shape {(n, c)}, class numbers whole numbers')
-    if target.min() < 0:
+# %% ../nbs/02_nll.ipynb #88a59cfb
+def _check_values(target, c, weight, ignore_index):
+    "Raise an error unless the class numbers, or probabilities, and the weights can be right."
+    if not target.is_floating_point():
+        _check_range(target, c, ignore_index)
+    elif target.min() < 0:
         raise ValueError(f'target has the value {target.min():.4g}: a probability is never below 0')
-    _check_rows(_widen(target.detach()).sum(1), torch.finfo(target.dtype).eps, c,
-                'the probabilities of its target {}; divide them by their sum')
-
-# %% ../nbs/02_nll.ipynb #59dfc9fd
-def _check_values(logits, target, weight, ignore_index):
-    "Raise an error unless logits, targets and weights are what a loss can be computed from."
-    _check_predictions(logits)
-    if not (target.is_floating_point() and target.ndim == 2):
-        _check_class_numbers(target, *logits.shape, ignore_index)
-    elif ignore_index is not None:
-        raise ValueError(f'ignore_index is {ignore_index}, but the targets are probabilities: '
-                         'leave those rows out yourself')
     else:
-        _check_soft(target, *logits.shape)
-    if weight is not None and not (weight.isfinite() & (weight >= 0)).all():
-        raise ValueError(f'weight has the values {weight.tolist()}: '
-                         'none may be negative, infinite or nan')
+        _check_rows(_widen(target.detach()).sum(1), torch.finfo(target.dtype).eps, c,
+                    'the probabilities of its target {}; divide them by their sum')
+    for j in () if weight is None else (~((0 <= weight) & weight.isfinite())).nonzero()[:1]:
+        raise ValueError(f'the weight of class {int(j)} is {weight[j].item():.4g}: '
+                         'weights are finite, and 0 or more')
 
-# %% ../nbs/02_nll.ipynb #d2f219c7
+# %% ../nbs/02_nll.ipynb #c80ef67e
 def cross_entropy(
-    logits: Tensor,  # (n, c) scores before softmax, any float dtype
+    logits: Tensor,  # (n, c) scores before softmax, float16 to float64 or bfloat16
     target: Tensor,  # (n,) class numbers from 0 to c-1, or (n, c) probabilities as floats
     *,
     weight: Tensor | None = None,  # (c,) how much each class counts, 0 or more; None: 1
     ignore_index: int | None = None,  # leave out the rows with this class number; None: none
-    reduction: str = 'mean',  # over the rows that count; or 'sum'; 'none': one loss a row
+    reduction: str = 'mean',  # 'mean', by the rows' weights; 'sum'; 'none': one loss per row
     label_smoothing: float = 0.,  # share of each target to spread over all classes, 0 to 1
-    check: bool = True,  # look at the values first? If not, wrong ones may pass in silence
+    check: bool = True,  # look at the values? Shapes and dtypes are looked at in any case
 ) -> Tensor:  # 0-d, or (n,) for 'none'; dtype of `logits`; in nats
     "Cross entropy of the softmax of `logits` with `target`."
-    _check_options(logits.shape[-1] if logits.ndim else 0, weight, reduction, label_smoothing)
+    options = weight, ignore_index, reduction, label_smoothing
+    _check_arguments(logits, target, *options)
     if check:
-        _check_values(logits, target, weight, ignore_index)
-    options = weight, ignore_index, reduction, label_smoothing, check
-    return _cross_entropy(logits, target, *options)
+        _check_values(target, logits.shape[1], weight, ignore_index)
+    return _cross_entropy(logits, target, *options, check)
 
-# %% ../nbs/02_nll.ipynb #70446a45
+# %% ../nbs/02_nll.ipynb #d90dc394
 def _cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing, check):
     "`cross_entropy` of arguments that have been looked at."
     wide, soft = _widen(logits), target.is_floating_point()
     weight = None if weight is None else weight.to(wide)
     target = target if soft else target.long()
     kept = None if ignore_index is None else target != ignore_index
-    if kept is not None:
-        target = target.where(kept, 0)
+    if kept is not None:  # whatever their logits are, these rows have no gradient
+        target, wide = target.where(kept, 0), wide.where(kept[:, None], 0.)
     losses = _row_losses(wide, target, weight, label_smoothing)
     if kept is not None:
         losses = losses.where(kept, 0.)

@@ -6,6 +6,8 @@
 __all__ = ['logsumexp', 'log_softmax', 'softmax']
 
 # %% ../nbs/01_softmax.ipynb #bf72dd09
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ def _peak(x, dim):
     "The maximum of `x` along `dim`, as a constant with which to shift."
     return x.detach().amax(dim, keepdim=True) if x.numel() else x.new_zeros(())
 
-# %% ../nbs/01_softmax.ipynb #bd4acb5e
+# %% ../nbs/01_softmax.ipynb #62061d21
 class _LogSum(torch.autograd.Function):
     "log Σ e^z along `dim`, which stays with size 1; the largest z should be 0."
     generate_vmap_rule = True
@@ -45,7 +47,7 @@ class _LogSum(torch.autograd.Function):
         z, log_sum = ctx.saved_tensors
         return ((z - log_sum).exp()*dz).sum(ctx.dim, keepdim=True)
 
-# %% ../nbs/01_softmax.ipynb #0865d116
+# %% ../nbs/01_softmax.ipynb #aac1ccc3
 def _log_sum(z, dim):
     "log Σ e^z over `dim`, a dim or a tuple of them; the largest z should be 0."
     if z.numel() == 0:
@@ -55,15 +57,25 @@ def _log_sum(z, dim):
     last = tuple(range(-len(dim), 0))
     return _LogSum.apply(z.movedim(dim, last).flatten(-len(dim)), -1)
 
+# %% ../nbs/01_softmax.ipynb #d59f673f
+def _check(x, dim):
+    "Raise a `TypeError` unless `x` is real, and `dim` a whole number or a tuple of them."
+    if x.is_complex():
+        raise TypeError(f'logits of dtype {x.dtype}: they have to be real numbers')
+    for d in dim if isinstance(dim, tuple) else (dim,):
+        if not isinstance(d, Integral):
+            raise TypeError(f'dim is {dim!r}; it should be a whole number')
+
 # %% ../nbs/01_softmax.ipynb #4d188e69
 def logsumexp(
-    x: Tensor,  # any shape, any float dtype; integers are taken as floats
+    x: Tensor,  # any shape, float16 to float64 or bfloat16; integers are taken as floats
     dim: int | tuple[int, ...] = -1,  # the dim to sum over, or several; (): all of them
     keepdim: bool = False,  # keep `dim` in the result, with size 1?
 ) -> Tensor:  # the shape of `x` without `dim`; dtype of `x`, or the default one for integers
     "The logarithm of the sum of the exponentials of `x` along `dim`."
     if isinstance(dim, (tuple, list)):
         dim = tuple(dim) or tuple(range(x.ndim))
+    _check(x, dim)
     wide = _widen(x.to(torch.result_type(x, 1.0)))
     big = torch.finfo(wide.dtype).max
     a = _peak(wide, dim).clamp(-big, big)
@@ -72,8 +84,11 @@ def logsumexp(
     return (res if keepdim else res.squeeze(dim)).to(torch.result_type(x, 1.0))
 
 # %% ../nbs/01_softmax.ipynb #60e8b1ad
-def _floats(x):
-    "`x` in float32 or wider, if it has a float dtype."
+def _floats(x, dim):
+    "`x` in float32 or wider, if it has a float dtype and `dim` is one dim."
+    _check(x, dim)
+    if isinstance(dim, tuple):
+        raise TypeError(f'dim is {dim!r}; the classes are in one dim, so it should be one number')
     if not x.is_floating_point():
         raise TypeError(f'logits of dtype {x.dtype}: softmax needs floats, so pass x.float()')
     return _widen(x)
@@ -84,11 +99,11 @@ def log_softmax(
     dim: int = -1,  # the dim of the classes
 ) -> Tensor:  # same shape and dtype as `x`; log-probabilities, none above 0
     "The logarithm of the softmax of `x` along `dim`, safe for logits of any size."
-    wide = _floats(x)
+    wide = _floats(x, dim)
     z = wide - _peak(wide, dim)
     return (z - _log_sum(z, dim)).to(x.dtype)
 
-# %% ../nbs/01_softmax.ipynb #eb9fa962
+# %% ../nbs/01_softmax.ipynb #f6516b68
 @torch.no_grad()
 def _rounded_off(x, a):
     "What rounding took from x - a: added to it, it would be exact."
@@ -98,11 +113,11 @@ def _rounded_off(x, a):
 
 # %% ../nbs/01_softmax.ipynb #51985528
 def softmax(
-    x: Tensor,  # logits, any shape, any float dtype
+    x: Tensor,  # logits, any shape, float16 to float64 or bfloat16
     dim: int = -1,  # the dim of the classes
 ) -> Tensor:  # same shape and dtype as `x`; adds to 1 along `dim`
     "The exponentials of `x`, divided by their sum along `dim`."
-    wide = _floats(x)
+    wide = _floats(x, dim)
     a = _peak(wide, dim)
     e = (wide - a).exp() * (1 + _rounded_off(wide, a))
     return (e / e.sum(dim, keepdim=True)).to(x.dtype)
