@@ -692,7 +692,11 @@ def _verdict(
     for words, want in cases:
         if got.shape == want.shape and torch.allclose(got, want, 1e-4, 1e-5, equal_nan=True):
             return words
-    shapes, (a, b) = zip(*((tuple(v.shape), v.flatten()[:2].tolist()) for v in (got, cases[0][1])))
-    if shapes[0] != shapes[1]:
-        return f'not right: the shape of your result is {shapes[0]}, and should be {shapes[1]}'
-    return f'not right: your result begins with {a}, the right one with {b}'
+    want = cases[0][1]
+    if got.shape != want.shape:
+        return (f'not right: the shape of your result is {tuple(got.shape)}, '
+                f'and should be {tuple(want.shape)}')
+    off = ~torch.isclose(got, want, 1e-4, 1e-5, equal_nan=True)
+    place = tuple(off.nonzero()[0].tolist())
+    return (f'not right: your result has {got[place]:.6g}{f" at {list(place)}" if place else ""}, '
+            f'where the right one has {want[place]:.6g}')

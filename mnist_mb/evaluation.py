@@ -33,7 +33,7 @@ def _check_count(**counts):
 def predict(
     model: nn.Module,  # gives logits; left in the mode, training or evaluation, in which it was
     x: Tensor,  # (n, …), at least one row, on the model's device
-    bs: int = 1000,  # rows at a time; changes memory and time, not the result
+    bs: int = 1000,  # rows at a time; changes memory and time, and the result by rounding only
 ) -> Tensor:  # (n, n_classes), logits, with the model's dtype and device
     "The logits of all rows of `x`."
     _check_count(bs=bs)
@@ -52,8 +52,8 @@ def _coin_test(
     d: int,  # throws
 ) -> float:  # in [0, 1]
     "The chance that `d` fair coins split at least as unevenly as `k` to `d - k`."
-    j, n = torch.arange(k + 1, dtype=torch.float64), torch.tensor(d, dtype=torch.float64)
-    logs = (n + 1).lgamma() - (j + 1).lgamma() - (n - j + 1).lgamma() - n*log(2)
+    j, d = torch.arange(k + 1, dtype=torch.float64), torch.tensor(d, dtype=torch.float64)
+    logs = (d + 1).lgamma() - (j + 1).lgamma() - (d - j + 1).lgamma() - d*log(2)
     return min(1., 2*logsumexp(logs).exp().item())
 
 # %% ../nbs/04_evaluation.ipynb #2366d0e4
@@ -141,6 +141,8 @@ def _check_confusion(counts):
         raise ValueError(f'counts is {shape}; it should be the square table of confusion(…)')
     if counts.empty or not (counts.to_numpy() >= 0).all():
         raise ValueError('counts must hold at least one class, and no number below 0')
+    if not (counts.to_numpy() % 1 == 0).all():
+        raise ValueError('counts must be whole numbers, as confusion gives them, and not shares')
 
 # %% ../nbs/04_evaluation.ipynb #62f0293b
 def plot_confusion(
@@ -189,8 +191,8 @@ def recall(
 # %% ../nbs/04_evaluation.ipynb #220c1765
 def worst(
     model: nn.Module,  # gives logits; left in the mode in which it was
-    x: Tensor,  # (n, …), at least one row, on the model's device
-    y: Tensor,  # (n,), class numbers
+    x: Tensor,  # (rows, …), at least one, on the model's device
+    y: Tensor,  # (rows,), class numbers
     n: int = 10,  # how many to list; fewer if there are not so many mistakes
 ):  # -> pandas DataFrame, indexed by row: truth, prediction, p_truth, p_prediction, loss
     "The mistakes that the model was surest of, the surest first."
@@ -294,7 +296,7 @@ def temperature(
     y = _class_numbers(logits, y).cpu()
     x = logits.detach().cpu().double()
     if not x.isfinite().all():
-        raise ValueError('logits hold nan or inf, so no temperature can be found')
+        raise ValueError('logits hold nan, inf or -inf, so no temperature can be found')
     low, high = -20., 20.  # beta is 2 to this power
     if _slope(2**low, x, y) >= 0 or _slope(2**high, x, y) <= 0:
         raise ValueError('no temperature is best: these logits are right for every row, or no '

@@ -67,14 +67,17 @@ def report(
 def accuracy_interval(
     correct: int,  # how many were right
     n: int,  # of how many
-    z: float = 1.96,  # how many standard deviations wide to each side; 1.96 for 95 %
+    z: float = 1.96,  # standard deviations from the measurement to each end; 1.96 for 95 %
 ) -> tuple[float, float]:  # low and high end, in [0, 1]
     "Wilson's score interval for an accuracy."
-    if not (isinstance(correct, Integral) and 0 <= correct <= n and n > 0):
+    whole = isinstance(correct, Integral) and isinstance(n, Integral)
+    if not (whole and 0 <= correct <= n and n > 0):
         raise ValueError(f'{correct} right of {n}: they must be whole numbers, 0 <= correct <= n')
-    p = correct/n
-    middle = p + z**2/(2*n)
-    half = z*sqrt(p*(1 - p)/n + z**2/(4*n**2))
+    if not 0 < z < float('inf'):
+        raise ValueError(f'z is {z!r}; it must be a positive number')
+    p_hat = correct/n
+    middle = p_hat + z**2/(2*n)
+    half = z*sqrt(p_hat*(1 - p_hat)/n + z**2/(4*n**2))
     scale = 1 + z**2/n
     return max(0., (middle - half)/scale), min(1., (middle + half)/scale)
 
@@ -182,6 +185,22 @@ def train_epoch(
         total, rows = total + len(xb)*loss.detach(), rows + len(xb)
     return (total/rows).item()
 
+# %% ../nbs/03_training.ipynb #7b48ce0c
+def _check_pairs(**pairs):
+    "Refuse what is no pair of examples and as many targets; None is fine."
+    for name, pair in pairs.items():
+        if pair is None:
+            continue
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f'{name} is a {type(pair).__name__}; it must be a pair (x, y)')
+        x, y = pair
+        if len(x) == 0 or len(x) != len(y):
+            raise ValueError(f'{name}: x has {len(x)} rows and y {len(y)}; '
+                             'as many of both are needed, and at least one')
+        if name == 'valid' and y.shape != x.shape[:1]:
+            raise ValueError(f'valid: y has the shape {tuple(y.shape)}; it must be class numbers, '
+                             f'({len(x)},), for the accuracy')
+
 # %% ../nbs/03_training.ipynb #fde2c8c4
 def fit(
     model: nn.Module,  # gives logits; trained in place
@@ -198,6 +217,7 @@ def fit(
     "Train with shuffled minibatches."
     import pandas as pd
     _check_positive(epochs=epochs, bs=bs, lr=lr)
+    _check_pairs(train=train, valid=valid)
     order, optimiser = torch.Generator().manual_seed(seed), opt(model.parameters(), lr=lr)
     columns = ['train_loss', 'valid_loss', 'valid_accuracy'][:1 if valid is None else 3]
     show, history = _Progress(progress, epochs, -(-len(train[0])//bs)), []
