@@ -1,0 +1,120 @@
+"""The site's pages, as far as they can be checked without Quarto; `pages.py [--shots FOLDER]`.
+
+The notebooks are processed for the site and read; then `pages/check.mjs` renders them much as
+Quarto does (MathJax, Bootstrap with our themes) and looks at every page in headless Chromium.
+Writes nothing into the checkout; `--shots` keeps a picture of every page, size and theme.
+"""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import yaml
+
+root = Path(__file__).parent.parent
+proc = root/'_proc'
+OPTIONS = {'code-fold', 'code-summary', 'echo', 'fig-alt', 'fig-cap', 'label', 'output', 'tbl-cap'}
+MACHINE = re.compile(r'(?<![\w./~])/(?:root|work|tmp|home|Users)/\w')
+
+
+def settings():
+    config = ConfigParser(delimiters=['='])
+    config.read(root/'settings.ini', encoding='utf-8')
+    return config['DEFAULT']
+
+
+def process(tmp):
+    "What nbdev makes of nbs/, moved to a temporary folder; nbdev would install Quarto, so here's one."
+    stub = tmp/'bin'/'quarto'
+    stub.parent.mkdir()
+    stub.write_text('#!/bin/sh\n')
+    stub.chmod(0o755)
+    shutil.rmtree(proc, ignore_errors=True)
+    path = os.pathsep.join([str(stub.parent), str(Path(sys.executable).parent), os.environ['PATH']])
+    run = subprocess.run(['nbdev_proc_nbs'], cwd=root, env=os.environ | {'PATH': path}, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if run.returncode or run.stdout.strip():
+        sys.exit(f'nbdev_proc_nbs says, with exit code {run.returncode}:\n{run.stdout}')
+    return Path(shutil.move(proc, tmp/'proc'))
+
+
+def in_cell(cell):
+    "What must not be in a processed cell."
+    src = ''.join(cell['source'])
+    if cell['cell_type'] != 'code':
+        return
+    options = re.findall(r'^#\| *([\w-]+)', src, re.M)
+    yield from (f'leftover directive `#| {name}`' for name in options if name not in OPTIONS)
+    if MACHINE.search(src):
+        yield f"a machine's path in code: {MACHINE.search(src)[0]}…"
+    for out in cell['outputs']:
+        data = out.get('data', {})
+        text = ''.join(''.join(t) for t in [out.get('text', ''), *data.values()] if t)
+        if out['output_type'] == 'error' or out.get('name') == 'stderr':
+            yield f"{out.get('name', 'an error')} in the output: {text[:80]!r}"
+        if 'ShowDocRenderer' in text or re.search(r'\bshowdoc\.\w+ object at 0x', text):
+            yield f'a raw show_doc object: {text[:80]!r}'
+        if not any(k.startswith('image/') for k in data) and MACHINE.search(text):
+            yield f"a machine's path in the output: {MACHINE.search(text)[0]}…"
+        if any(k.startswith('image/') for k in data):
+            yield from (f'a figure without {o}' for o in ('fig-cap', 'fig-alt') if o not in options)
+
+
+def in_notebook(path):
+    "What is wrong in a processed notebook, each with the start of its cell."
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        src = re.sub(r'^#\|.*\n', '', ''.join(cell['source']), flags=re.M)
+        for finding in in_cell(cell):
+            yield f'{path.name}: {finding}, in the cell {src[:50]!r}'
+
+
+def browse(tmp, folder, shots):
+    "Look at the pages in Chromium; True if all is well, None where it can't be done."
+    chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser'))), None)
+    for tool, found in (('Chromium', chromium), ('npm', shutil.which('npm'))):
+        if not found:
+            print(f'note: no {tool} here, so the pages are not looked at in a browser')
+            return None
+    env = tmp/'npm'
+    shutil.copytree(root/'.ci/pages', env)
+    quiet = ['--omit=optional', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
+    run = subprocess.run(['npm', 'ci', *quiet, f'--cache={tmp}/npm-cache'], cwd=env, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if run.returncode:
+        sys.exit(f'npm ci fails:\n{run.stdout}')
+    cfg, quarto = settings(), yaml.safe_load((folder/'_quarto.yml').read_text(encoding='utf-8'))
+    html = quarto['format']['html']
+    after = html.get('include-after-body') or []
+    job = {
+        'root': str(root), 'proc': str(folder), 'chromium': chromium, 'profile': str(tmp/'profile'),
+        'shots': shots, 'site': cfg['doc_host'] + cfg['doc_baseurl'], 'repo': cfg['git_url'],
+        'branch': cfg['branch'], 'theme': html['theme'], 'css': html['css'],
+        'after': [part['text'] for part in after],
+    }
+    (env/'job.json').write_text(json.dumps(job))
+    return subprocess.run(['node', 'check.mjs'], cwd=env, timeout=300).returncode == 0
+
+
+def main():
+    shots = None
+    if '--shots' in sys.argv:
+        shots = os.path.abspath(sys.argv[sys.argv.index('--shots') + 1])
+    with tempfile.TemporaryDirectory() as name:
+        tmp = Path(name)
+        folder = process(tmp)
+        notebooks = sorted(folder.glob('*.ipynb'))
+        findings = [f for path in notebooks for f in in_notebook(path)]
+        print(*findings, f'{len(notebooks)} processed notebooks: {len(findings)} findings', sep='\n',
+              flush=True)
+        seen = browse(tmp, folder, shots)
+    if findings or seen is False:
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
