@@ -19,6 +19,8 @@ import yaml
 root = Path(__file__).parent.parent
 proc = root/'_proc'
 OPTIONS = {'code-fold', 'code-summary', 'echo', 'fig-alt', 'fig-cap', 'label', 'output', 'tbl-cap'}
+ADDRESSES = ('nbs/_quarto.yml', 'nbs/404.qmd', '.ci/pages/links.txt')  # where our own are spelt out
+OWN = re.compile(r'https?://[^\s)>"\']*mnist[-_]mb[^\s)>"\']*')
 MACHINE = re.compile(r'(?<![\w./~])/(?:root|work|tmp|home|Users)/\w')
 
 
@@ -29,7 +31,7 @@ def settings():
 
 
 def process(tmp):
-    "What nbdev makes of nbs/, moved to a temporary folder; nbdev would install Quarto, so here's one."
+    "What nbdev makes of nbs/, moved away; it would install Quarto, so here is a stand-in."
     stub = tmp/'bin'/'quarto'
     stub.parent.mkdir()
     stub.write_text('#!/bin/sh\n')
@@ -73,6 +75,21 @@ def in_notebook(path):
             yield f'{path.name}: {finding}, in the cell {src[:50]!r}'
 
 
+def in_settings(folder):
+    "What in the site's own files disagrees with the notebooks or with settings.ini."
+    listed = re.findall(r'\b[\w-]+\.ipynb', (folder/'sidebar.yml').read_text(encoding='utf-8'))
+    there = sorted(p.name for p in folder.glob('*.ipynb'))
+    there.sort(key=lambda name: name != 'index.ipynb')
+    if listed != there:
+        yield f'nbs/sidebar.yml lists {listed}, the notebooks are {there}'
+    cfg = settings()
+    ours = (cfg['doc_host'] + cfg['doc_baseurl'], cfg['git_url'])
+    for path in map(root.joinpath, ADDRESSES):
+        for url in OWN.findall(path.read_text(encoding='utf-8')):
+            if not any(url == base or url.startswith((f'{base}/', f'{base}.git')) for base in ours):
+                yield f'{path.relative_to(root)}: {url} is no address that settings.ini gives'
+
+
 def browse(tmp, folder, shots):
     "Look at the pages in Chromium; True if all is well, None where it can't be done."
     chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser'))), None)
@@ -109,8 +126,9 @@ def main():
         folder = process(tmp)
         notebooks = sorted(folder.glob('*.ipynb'))
         findings = [f for path in notebooks for f in in_notebook(path)]
-        print(*findings, f'{len(notebooks)} processed notebooks: {len(findings)} findings', sep='\n',
-              flush=True)
+        findings += in_settings(folder)
+        print(*findings, sep='\n', end='\n' if findings else '')
+        print(f'{len(notebooks)} processed notebooks: {len(findings)} findings', flush=True)
         seen = browse(tmp, folder, shots)
     if findings or seen is False:
         sys.exit(1)

@@ -52,14 +52,16 @@ function output(out, option, ids) {
     `src="data:${image};base64,${join(data[image]).replace(/\s/g, '')}"${option['fig-alt'] ? ` alt="${escape(option['fig-alt'])}"` : ''}></p>` +
     `<figcaption>${markdown(option['fig-cap'] ?? '', ids)}</figcaption></figure>`;
   if (data['text/markdown']) return markdown(join(data['text/markdown']), ids);
-  if (data['text/html']) return `<div class="cell-output cell-output-display">${join(data['text/html'])}</div>`;
+  if (data['text/html']) return `<div class="cell-output cell-output-display">${
+    join(data['text/html']).replace(/class="dataframe"/g, 'class="dataframe caption-top table table-sm table-striped small"')}</div>`;
   return `<div class="cell-output cell-output-display"><pre><code>${escape(join(data['text/plain']))}</code></pre></div>`;
 }
 
 function render(notebook) {
-  const {cells} = JSON.parse(read(job.proc, notebook));
+  const whole = read(job.proc, notebook), split = whole.split(/^---$/m);
+  const {cells} = notebook.endsWith('.ipynb') ? JSON.parse(whole) : {cells: [{source: split[1]}, {cell_type: 'markdown', source: split.slice(2).join('---')}]};
   const ids = {}, front = join(cells[0].source), field = name => front.match(new RegExp(`^${name}: (.*(?:\\n  .*)*)`, 'm'))?.[1].replace(/\s+/g, ' ').replace(/^'|'$/g, '');
-  const title = field('title'), name = field('output-file');
+  const title = field('title'), name = field('output-file') ?? notebook.replace(/qmd$/, 'html');
   let body = `<h1 class="title">${escape(title)}</h1><div class="description">${escape(field('description') ?? '')}</div>`;
   for (const {cell_type, source, outputs} of cells.slice(1)) {
     let text = join(source);
@@ -93,12 +95,13 @@ function render(notebook) {
 function theme(kind) {
   const files = [job.theme[kind] ?? []].flat().filter(f => f.endsWith('.scss')).map(f => read(job.proc, f));
   const section = (text, name) => text.match(new RegExp(`/\\*-- scss:${name} --\\*/([\\s\\S]*?)(?=/\\*-- scss:|$)`))?.[1] ?? '';
-  const scss = [...files.map(f => section(f, 'defaults')), '@import "bootstrap/scss/bootstrap";', ...files.map(f => section(f, 'rules'))];
+  const scss = [...files.map(f => section(f, 'defaults')), '@import "bootstrap/scss/bootstrap";', 
+    'div.sourceCode { background: $code-block-bg } :not(pre) > code { background: $code-bg }', ...files.map(f => section(f, 'rules'))];
   return sass.compileString(scss.join('\n'), {loadPaths: ['node_modules'], quietDeps: true, logger: sass.Logger.silent}).css;
 }
 
 const findings = [];
-const pages = fs.readdirSync(job.proc).filter(f => f.endsWith('.ipynb')).sort().map(render);
+const pages = fs.readdirSync(job.proc).filter(f => /\.(ipynb|qmd)$/.test(f)).sort().map(render);
 const served = Object.fromEntries(pages.map(p => [`/${p.name}`, [p.page, 'text/html; charset=utf-8']]));
 for (const kind of ['light', 'dark']) served[`/theme-${kind}.css`] = [theme(kind), 'text/css'];
 const server = http.createServer((request, response) => {
@@ -144,7 +147,10 @@ function tooWide() {  // in the page: what sticks out and can't be scrolled with
     wide.push(e);
     bad.push(`<${e.localName}> reaches ${Math.round(box.right)} of ${width} px: ${e.textContent.trim().replace(/\s+/g, ' ').slice(0, 50)}`);
   }
-  if (!bad.length && document.scrollingElement.scrollWidth > width) bad.push(`the page is ${document.scrollingElement.scrollWidth} px wide, of ${width}`);
+  if (!bad.length && document.scrollingElement.scrollWidth > width) {
+    const out = [...document.querySelectorAll('body *')].filter(e => Math.round(e.getBoundingClientRect().right) === document.scrollingElement.scrollWidth).map(e => e.localName);
+    bad.push(`the page is ${document.scrollingElement.scrollWidth} px wide, of ${width}: ${out.slice(0, 3)}`);
+  }
   return bad.slice(0, 3);
 }
 async function look(p) {
@@ -171,18 +177,21 @@ async function look(p) {
     }), kind);
     for (const width of [1280, 390]) {
       await tab.setViewportSize({width, height: 900});
+      await tab.evaluate(() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 50))));
       for (const text of await tab.evaluate(tooWide)) find(`at ${width} px ${text}`);
+      if (job.shots) await tab.screenshot({path: path.join(job.shots, `${p.name}-${kind}-${width}.png`), fullPage: true});
+      if (kind === 'dark' && width === 1280) continue;  // the dark colours are looked at on a phone's page
       const {violations} = await tab.evaluate(() => axe.run(document, {resultTypes: ['violations'], rules: {'target-size': {enabled: false}}}));
       for (const v of violations.filter(v => ['serious', 'critical'].includes(v.impact)))
         find(`axe, ${kind}, ${width} px: ${v.id}, ${v.nodes.length} times: ${v.nodes[0].target} ${v.nodes[0].any[0]?.message ?? v.help}`);
-      if (job.shots) await tab.screenshot({path: path.join(job.shots, `${p.name}-${kind}-${width}.png`), fullPage: true});
     }
   }
   await tab.close();
 }
 
 if (job.shots) fs.mkdirSync(job.shots, {recursive: true});
-for (const p of pages) await look(p);
+const queue = [...pages];
+await Promise.all([0, 1].map(async () => { while (queue.length) await look(queue.shift()); }));
 await context.close();
 server.close();
 
