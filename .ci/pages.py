@@ -19,7 +19,8 @@ import yaml
 root = Path(__file__).parent.parent
 proc = root/'_proc'
 OPTIONS = {'code-fold', 'code-summary', 'echo', 'fig-alt', 'fig-cap', 'label', 'output', 'tbl-cap'}
-ADDRESSES = ('nbs/_quarto.yml', 'nbs/404.qmd', '.ci/pages/links.txt')  # where our own are spelt out
+# Files that spell out the project's own addresses
+ADDRESSES = ('nbs/_quarto.yml', 'nbs/404.qmd', '.ci/pages/links.txt', 'CITATION.cff')
 OWN = re.compile(r'https?://[^\s)>"\']*mnist[-_]mb[^\s)>"\']*')
 MACHINE = re.compile(r'(?<![\w./~])/(?:root|work|tmp|home|Users)/\w')
 
@@ -84,6 +85,13 @@ def in_settings(folder):
         yield f'nbs/sidebar.yml lists {listed}, the notebooks are {there}'
     cfg = settings()
     ours = (cfg['doc_host'] + cfg['doc_baseurl'], cfg['git_url'])
+    cite = yaml.safe_load((root/'CITATION.cff').read_text(encoding='utf-8'))
+    home = (root/'nbs/index.ipynb').read_text(encoding='utf-8')
+    for name, want in (('version', cfg['version']), ('url', ours[0]), ('repository-code', ours[1])):
+        if str(cite[name]) != want:
+            yield f'CITATION.cff has {name} {cite[name]}, settings.ini {want}'
+    if f'version = {{{cfg["version"]}}}' not in home:
+        yield f"the home page's entry to cite does not have version {cfg['version']}"
     for path in map(root.joinpath, ADDRESSES):
         for url in OWN.findall(path.read_text(encoding='utf-8')):
             if not any(url == base or url.startswith((f'{base}/', f'{base}.git')) for base in ours):

@@ -60,7 +60,7 @@ def main():
     site, repo = cfg['doc_host'] + cfg['doc_baseurl'], cfg['git_url']
     pages = {re.sub(r'^\d+_', '', p.stem) + '.html' for p in (root/'nbs').glob('*.ipynb')}
     text = files['README.md'].decode()
-    for url in re.findall(r'https://(?:mnist-mb\.github\.io|github\.com)[^\s)`]*', text):
+    for url in re.findall(r'https://(?:mnist-mb\.github\.io|github\.com)[^\s)`}]*', text):
         base = next((b for b in (site, repo) if url == b or url.startswith(f'{b}/')), None)
         if base is None or base == site and url.removeprefix(f'{site}/') not in pages | {site}:
             sys.exit(f'{url} is no address of this project as settings.ini gives it')
