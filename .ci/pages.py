@@ -17,6 +17,10 @@ from pathlib import Path
 import yaml
 
 root = Path(__file__).parent.parent
+sys.path.insert(0, str(root/'.ci/pages'))
+sys.dont_write_bytecode = True
+from chapters import cells_of  # noqa: E402
+
 proc = root/'_proc'
 OPTIONS = {'code-fold', 'code-summary', 'echo', 'fig-alt', 'fig-cap', 'label', 'output', 'tbl-cap'}
 # Files that spell out the project's own addresses
@@ -85,6 +89,11 @@ def in_settings(folder):
         yield f'nbs/sidebar.yml lists {listed}, the notebooks are {there}'
     cfg = settings()
     ours = (cfg['doc_host'] + cfg['doc_baseurl'], cfg['git_url'])
+    for path in sorted((root/'nbs').glob('[0-9]*.ipynb')):
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        begins = [cell['source'] for cell in cells[:9]]
+        if not all(cell['source'] in begins for cell in cells_of(path.name)):
+            yield f'{path.name} does not begin as a chapter should: run .ci/pages/chapters.py'
     cite = yaml.safe_load((root/'CITATION.cff').read_text(encoding='utf-8'))
     home = (root/'nbs/index.ipynb').read_text(encoding='utf-8')
     for name, want in (('version', cfg['version']), ('url', ours[0]), ('repository-code', ours[1])):
