@@ -55,7 +55,7 @@ def in_cell(cell):
     src = ''.join(cell['source'])
     if cell['cell_type'] != 'code':
         return
-    options = re.findall(r'^#\| *([\w-]+)', src, re.M)
+    options = re.findall(r'^\s*# *\| *([\w-]+)', src, re.M)
     yield from (f'leftover directive `#| {name}`' for name in options if name not in OPTIONS)
     if MACHINE.search(src):
         yield f"a machine's path in code: {MACHINE.search(src)[0]}…"

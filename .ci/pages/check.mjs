@@ -62,15 +62,15 @@ function render(notebook) {
   const {cells} = notebook.endsWith('.ipynb') ? JSON.parse(whole) : {cells: [{source: split[1]}, {cell_type: 'markdown', source: split.slice(2).join('---')}]};
   const ids = {}, front = join(cells[0].source), field = name => front.match(new RegExp(`^${name}: (.*(?:\\n  .*)*)`, 'm'))?.[1].replace(/\s+/g, ' ').replace(/^'|'$/g, '');
   const title = field('title'), name = field('output-file') ?? notebook.replace(/qmd$/, 'html');
-  let body = `<h1 class="title">${escape(title)}</h1><div class="description">${escape(field('description') ?? '')}</div>`;
+  let depth = 0, body = `<h1 class="title">${escape(title)}</h1><div class="description">${escape(field('description') ?? '')}</div>`;
   for (const {cell_type, source, outputs} of cells.slice(1)) {
     let text = join(source);
     if (cell_type === 'markdown') {
       for (const part of text.split(/^(:::.*)$(?:\n+##? (.*)$)?/m)) {
         const div = part?.match(/^::: *(?:\{(.*)\}|([\w-]+))?$/);
         if (!div) body += markdown(part ?? '', ids);
-        else if (div[1] ?? div[2]) body += `<div class="callout ${(div[1] ?? `.${div[2]}`).match(/(?<=\.)[\w-]+/g)?.join(' ')}">`;
-        else body += '</div>';
+        else if (div[1] ?? div[2]) depth++, body += `<div class="callout ${(div[1] ?? `.${div[2]}`).match(/(?<=\.)[\w-]+/g)?.join(' ')}">`;
+        else depth--, body += '</div>';
       }
     } else if (cell_type === 'code') {
       const option = Object.fromEntries([...text.matchAll(/^#\| *([\w-]+): *"?(.*?)"?$/gm)].map(m => [m[1], m[2]]));
@@ -88,7 +88,7 @@ function render(notebook) {
 <style>main { max-width: 850px; margin: 0 auto; padding: 1rem; } pre { overflow-x: auto; padding: .4em; }</style>
 <script src="npm/mathjax/es5/tex-chtml-full.js" defer></script></head>
 <body class="quarto-light"><main id="quarto-document-content">${body}</main>${job.after.join('')}</body></html>`;
-  return {notebook, name, page};
+  return {notebook, name, page, findings: depth ? [`${Math.abs(depth)} blocks of ::: not ${depth > 0 ? 'closed' : 'opened'}`] : []};
 }
 
 // The themes: sections of scss in Quarto's order, around Bootstrap
@@ -124,6 +124,8 @@ function inspect() {  // in the page: formulas, pictures, links and what else ca
   const maths = [...document.querySelectorAll('.math')], bad = [];
   for (const m of maths) {
     const error = m.querySelector('mjx-merror, [data-mjx-error]');
+    const unknown = m.querySelector('mjx-assistive-mml')?.textContent.match(/\\[a-z]+/i);
+    if (unknown) bad.push(`a formula has an unknown command, ${unknown[0]}`);
     if (error || !m.querySelector('mjx-container')) bad.push(`a formula does not typeset: ${error?.getAttribute('data-mjx-error') ?? ''} ${error?.title ?? ''} ${short(error ?? m)}`);
   }
   const walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
@@ -155,7 +157,6 @@ function tooWide() {  // in the page: what sticks out and can't be scrolled with
 }
 async function look(p) {
   const tab = await context.newPage();
-  p.findings = [];
   const find = text => p.findings.includes(text) || p.findings.push(text);
   tab.on('console', m => ['error', 'warning'].includes(m.type()) && find(`the console says: ${m.text()}`));
   tab.on('pageerror', e => find(`the console says: ${e}`));
