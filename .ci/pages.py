@@ -94,6 +94,12 @@ def in_settings(folder):
         begins = [cell['source'] for cell in cells[:9]]
         if not all(cell['source'] in begins for cell in cells_of(path.name)):
             yield f'{path.name} does not begin as a chapter should: run .ci/pages/chapters.py'
+    quarto = yaml.safe_load((folder/'_quarto.yml').read_text(encoding='utf-8'))
+    html, web = quarto['format']['html'], quarto['website']
+    themes = [name for theme in html['theme'].values() for name in theme if name != 'default']
+    for name in (*themes, html['css'], web['favicon'], web['image']):
+        if not (folder/name).is_file():
+            yield f'nbs/_quarto.yml names {name}, which nbdev does not hand to Quarto'
     cite = yaml.safe_load((root/'CITATION.cff').read_text(encoding='utf-8'))
     home = (root/'nbs/index.ipynb').read_text(encoding='utf-8')
     for name, want in (('version', cfg['version']), ('url', ours[0]), ('repository-code', ours[1])):
