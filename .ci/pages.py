@@ -80,6 +80,12 @@ def in_notebook(path):
             yield f'{path.name}: {finding}, in the cell {src[:50]!r}'
 
 
+def reading(path):
+    "The words of a chapter's text; 230 of them are read in a minute."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return sum(len(''.join(c['source']).split()) for c in cells if c['cell_type'] == 'markdown')
+
+
 def in_settings(folder):
     "What in the site's own files disagrees with the notebooks or with settings.ini."
     listed = re.findall(r'\b[\w-]+\.ipynb', (folder/'sidebar.yml').read_text(encoding='utf-8'))
@@ -107,6 +113,11 @@ def in_settings(folder):
             yield f'CITATION.cff has {name} {cite[name]}, settings.ini {want}'
     if f'version = {{{cfg["version"]}}}' not in home:
         yield f"the home page's entry to cite does not have version {cfg['version']}"
+    for path in sorted((root/'nbs').glob('[0-9]*.ipynb')):
+        words, page = reading(path), re.sub(r'^\d+_', '', path.stem)
+        said = re.search(rf'/{page}\.html\).*\| (\d+) min', home)
+        if not said or not 0.85 < int(said[1])/(words/230) < 1.15:
+            yield f'the home page should say {words/230:.0f} min for {page}: it has {words} words'
     for path in map(root.joinpath, ADDRESSES):
         for url in OWN.findall(path.read_text(encoding='utf-8')):
             if not any(url == base or url.startswith((f'{base}/', f'{base}.git')) for base in ours):
