@@ -8,7 +8,6 @@ __all__ = ['predict', 'Comparison', 'compare', 'confusion', 'plot_confusion', 'r
 
 # %% ../nbs/04_evaluation.ipynb #fc6d77f8
 from math import log, sqrt
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -16,17 +15,10 @@ from torch import Tensor, nn
 
 from .nll import _check_predictions, _check_range, _check_shape
 from .softmax import log_softmax, logsumexp, softmax
-from .training import _evaluating, accuracy_interval
+from .training import _check_positive, _evaluating, accuracy_interval
 
 # %% ../nbs/04_evaluation.ipynb #70faaae9
 _all_ = ['accuracy_interval']
-
-# %% ../nbs/04_evaluation.ipynb #1be2728b
-def _check_count(**counts):
-    "Refuse what is no whole number of 1 or more."
-    for name, v in counts.items():
-        if not isinstance(v, Integral) or v < 1:
-            raise ValueError(f'{name} is {v!r}; it must be a whole number, 1 or more')
 
 # %% ../nbs/04_evaluation.ipynb #0a656a9c
 @torch.no_grad()
@@ -36,7 +28,7 @@ def predict(
     bs: int = 1000,  # rows at a time; changes memory and time, and the result by rounding only
 ) -> Tensor:  # (n, n_classes), logits, with the model's dtype and device
     "The logits of all rows of `x`."
-    _check_count(bs=bs)
+    _check_positive(bs=bs)
     if len(x) == 0:
         raise ValueError(f'x has the shape {tuple(x.shape)}: no rows, so nothing to predict')
     with _evaluating(model):
@@ -197,7 +189,7 @@ def worst(
 ):  # -> pandas DataFrame, indexed by row: truth, prediction, p_truth, p_prediction, loss
     "The mistakes that the model was surest of, the surest first."
     import pandas as pd
-    _check_count(n=n)
+    _check_positive(n=n)
     logits, y = _answers(model, x, y)
     guess = logits.argmax(1)
     pair = log_softmax(logits).gather(1, torch.stack([y, guess], 1))  # log-probabilities, (n, 2)
@@ -228,7 +220,7 @@ def calibration(
 ):  # -> pandas DataFrame, a row a bin: low, high, count, confidence, accuracy (nan if empty)
     "Mean confidence and accuracy in bins of confidence."
     import pandas as pd
-    _check_count(bins=bins)
+    _check_positive(bins=bins)
     y = _class_numbers(probs, y, 'probs')
     _check_probs(probs)
     sure, guess = probs.detach().max(1)
