@@ -24,8 +24,9 @@ from chapters import cells_of  # noqa: E402
 proc = root/'_proc'
 OPTIONS = {'code-fold', 'code-summary', 'echo', 'fig-alt', 'fig-cap', 'label', 'output', 'tbl-cap'}
 # Files that spell out the project's own addresses
-ADDRESSES = ('nbs/_quarto.yml', 'nbs/404.qmd', '.ci/pages/links.txt', 'CITATION.cff')
-OWN = re.compile(r'https?://[^\s)>"\']*mnist[-_]mb[^\s)>"\']*')
+ADDRESSES = ('nbs/_quarto.yml', 'nbs/404.qmd', 'nbs/llms.txt', '.ci/pages/links.txt',
+             'CITATION.cff')
+OWN = re.compile(r'https?://[^\s)>"\'`]*mnist[-_]mb[^\s)>"\'`]*')
 MACHINE = re.compile(r'(?<![\w./~])/(?:root|work|tmp|home|Users)/\w')
 
 
@@ -103,7 +104,8 @@ def in_settings(folder):
     quarto = yaml.safe_load((folder/'_quarto.yml').read_text(encoding='utf-8'))
     html, web = quarto['format']['html'], quarto['website']
     themes = [name for theme in html['theme'].values() for name in theme if name != 'default']
-    for name in (*themes, html['css'], web['favicon'], web['image']):
+    others = (html['css'], web['favicon'], web['image'], *quarto['project']['resources'])
+    for name in (*themes, *others):
         if not (folder/name).is_file():
             yield f'nbs/_quarto.yml names {name}, which nbdev does not hand to Quarto'
     cite = yaml.safe_load((root/'CITATION.cff').read_text(encoding='utf-8'))
@@ -113,6 +115,9 @@ def in_settings(folder):
             yield f'CITATION.cff has {name} {cite[name]}, settings.ini {want}'
     if f'version = {{{cfg["version"]}}}' not in home:
         yield f"the home page's entry to cite does not have version {cfg['version']}"
+    for page, question in re.findall(r'/(\w+)\.html\) \| (.*?) \|', home):
+        if f'/{page}.html.md): {question}\n' not in (folder/'llms.txt').read_text(encoding='utf-8'):
+            yield f'nbs/llms.txt does not list {page} with its question, {question!r}'
     for path in sorted((root/'nbs').glob('[0-9]*.ipynb')):
         words, page = reading(path), re.sub(r'^\d+_', '', path.stem)
         said = re.search(rf'/{page}\.html\).*\| (\d+) min', home)
