@@ -317,6 +317,11 @@ def _installed(name):
     from importlib.util import find_spec
     return not name.startswith('scikit-learn') or find_spec('sklearn') is not None
 
+def _rounded(table):
+    "The table for printing: as many digits as mean something, and a gap for no accuracy."
+    short = table.round({'seconds': 3, 'ratio': 2, 'accuracy': 4})
+    return short.astype(object).where(table.notna(), '')
+
 def _one_thread_elsewhere():
     "One thread in NumPy and scikit-learn too, if `threadpoolctl` is there to say so."
     from contextlib import nullcontext
@@ -360,8 +365,7 @@ def bench(
             splits = get_data(data)
         print(f'data: {splits.name}, from {splits.where}', flush=True)
         table = benchmark(*splits[:2], bs=bs, lr=lr, nh=nh, rounds=rounds)
-        rounded = table.round({'seconds': 3, 'ratio': 2, 'accuracy': 4})
-        print(rounded.fillna('').to_markdown())
+        print(_rounded(table).to_markdown())
         if plot:
             _write_whole(plot, lambda f: plot_benchmark(table).figure.savefig(f, dpi=150))
             print(f'ratios: {plot}')
