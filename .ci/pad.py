@@ -1,11 +1,10 @@
-"""The drawing pad of chapter 06 in Chromium; `pad.py [FOLDER]`, with MNIST in it, else drawn digits.
+"""The drawing pad in Chromium; `pad.py [FOLDER]`, with MNIST in it, else drawn digits.
 
 Writes pages with pads, lets `pages/pad.mjs` use them as a reader would, and compares what they
 computed with PyTorch. A line a check; exits with 1 if one fails.
 """
 import base64
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from mnist_mb.playground import as_mnist, packed, sketchpad
 from mnist_mb.training import Model, accuracy, fit
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pages import browser_tools  # noqa: E402
+from pages import browser_tools, chromium  # noqa: E402
 
 NASTY = ['<img src=x onerror=alert(1)>', '</script><script>alert(2)</script>', 'ナ & "b"']
 TRACED, FED = 100, 1000
@@ -55,7 +54,8 @@ def strokes(line):
                 walk.append(((x + 0.5)/28, (y + 0.5)/28))
         return walk
     while left:
-        ends = [(y, x) for y, x in left if line[max(0, y-1):y+2, max(0, x-1):x+2].sum() <= 2]
+        around = {(y, x): line[max(0, y-1):y+2, max(0, x-1):x+2].sum() for y, x in left}
+        ends = [place for place, n in around.items() if n <= 2]
         walks.append(step(*min(ends or left), []))
     return walks
 
@@ -68,8 +68,8 @@ def page(body):
     "A page in the manner of the site: its theme is a class of the body."
     style = 'body.quarto-dark { background: #15191d; color: #dde2e8 } body { color: #1f2429 }'
     return (f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>pads</title>'
-            f'<link rel="icon" href="data:,"><style>{style}</style><body class="quarto-light"><main>'
-            f'<h1>Pads</h1>{body}</main></body></html>')
+            f'<link rel="icon" href="data:,"><style>{style}</style><body class="quarto-light">'
+            f'<main><h1>Pads</h1>{body}</main></body></html>')
 
 
 def converted(pad, folder):
@@ -113,7 +113,7 @@ def main():
         (tmp/'lab.html').write_text(page('<div id="output"></div>'))
         (tmp/'nb.html').write_text(converted(pad, tmp))
         job |= {'html': pad._repr_html_(), 'names': NASTY, 'folder': name,
-                'chromium': shutil.which('chromium') or shutil.which('chromium-browser')}
+                'chromium': chromium()}
         (env/'pad.json').write_text(json.dumps(job))
         ran = subprocess.run(['node', 'pad.mjs'], cwd=env, timeout=300).returncode == 0
         seen = json.loads((env/'seen.json').read_text()) if (env/'seen.json').exists() else {}
@@ -132,7 +132,7 @@ def compare(model, x, y, seen, size):
     fed, traced = torch.tensor(seen['fed']), seen['traced']
     right, want = accuracy(fed, y[:FED]).item(), model(x[:FED])
     ours = accuracy(want, y[:FED]).item()
-    yield_ = accuracy(packed(model)(x[:FED]), y[:FED]).item()
+    rounded = accuracy(packed(model)(x[:FED]), y[:FED]).item()
     off = (fed - want).abs().max().item()
     pixels = torch.tensor([t['pixels'] for t in traced])
     logits = torch.tensor([t['logits'] for t in traced])
@@ -144,8 +144,8 @@ def compare(model, x, y, seen, size):
     shape = (mirror - pixels).abs().max().item()
     return [
         say(off < 1e-3, f'{FED} images fed in: logits within {off:.5f} of PyTorch'),
-        say(right == yield_ and abs(right - ours) <= 0.002,
-            f'{FED} images fed in: accuracy {right}, PyTorch {ours}, with packed weights {yield_}'),
+        say(right == rounded and abs(right - ours) <= 0.002,
+            f'{FED} images fed in: accuracy {right:.4f}, PyTorch {ours:.4f}, packed {rounded:.4f}'),
         say(len(traced) >= 100 and gap < 1e-3,
             f'{len(traced)} digits traced with the pointer: logits within {gap:.5f} of PyTorch'),
         say(read > 0.75, f'{len(traced)} digits traced with the pointer: {read:.2f} read right'),
