@@ -87,7 +87,7 @@ def converted(pad, folder):
 
 
 def main():
-    if len(sys.argv) > 1:
+    if sys.argv[1:] and Path(sys.argv[1]).is_dir():
         sets = load_mnist(sys.argv[1])
     else:
         sets = drawn_digits()
