@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mnist_mb.data import drawn_digits, load_mnist
-from mnist_mb.playground import as_mnist, packed, sketchpad
+from mnist_mb.playground import as_mnist, packed, pixel_contributions, sketchpad
 from mnist_mb.training import Model, accuracy, fit
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -138,6 +138,8 @@ def compare(model, x, y, seen, size):
     logits = torch.tensor([t['logits'] for t in traced])
     read = accuracy(logits, y[:len(traced)]).item()
     gap = (logits - model(pixels)).abs().max().item()
+    speaks, best = torch.tensor([t['speaks'] for t in traced]), [t['best'] for t in traced]
+    wrong = (speaks - pixel_contributions(packed(model), pixels, best)[0]).abs().max().item()
     ink = [torch.frombuffer(bytearray(base64.b64decode(t['ink'])), dtype=torch.uint8)
            for t in traced]
     mirror = torch.stack([as_mnist(i.reshape(140, 140)) for i in ink])
@@ -150,6 +152,7 @@ def compare(model, x, y, seen, size):
             f'{len(traced)} digits traced with the pointer: logits within {gap:.5f} of PyTorch'),
         say(read > 0.75, f'{len(traced)} digits traced with the pointer: {read:.2f} read right'),
         say(shape < 1e-5, f'{len(traced)} drawings: pixels within {shape:.1e} of as_mnist'),
+        say(wrong < 1e-3, f'{len(traced)} drawings: pixels for and against within {wrong:.5f}'),
         say(size < 150_000, f'the pad has {size:,} bytes')]
 
 

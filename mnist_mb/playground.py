@@ -371,7 +371,8 @@ function displays({layers, names}) {
     strips: layers.slice(0, -1).map(strip),
     speaksText: text('p', 'note'), stripsText: layers.slice(1).map(() => text('p', 'note')),
     rows: names.map(row), verdict: text('p', 'verdict'), loss: text('span', 'loss'),
-    degree: text('span', 'degree'), status: make('p', {role: 'status', class: 'unseen'}),
+    degree: text('span', 'degree'), hint: text('div', 'hint'),
+    status: make('p', {role: 'status', class: 'unseen'}),
   };
 }
 '''
@@ -384,7 +385,7 @@ function layout(c, d) {
   const heads = ['class', 'logit', 'shifted', 'exp', 'probability'];
   const head = make('tr', {}, ...heads.map(text => make('th', {scope: 'col'}, text)));
   return make('div', {class: 'all'},
-    make('div', {class: 'draw'}, c.pad,
+    make('div', {class: 'draw'}, c.pad, d.hint,
       make('div', {class: 'buttons'}, c.clear, c.undo, c.examples.length ? c.random : ''),
       make('div', {class: 'examples', role: 'group', 'aria-label': 'examples'}, ...c.examples)),
     make('div', {class: 'see'}, d.verdict,
@@ -444,8 +445,9 @@ function showNumbers({d, names, meant, temperature, blank}, result) {
   });
   d.verdict.textContent = `${blank ? 'Nothing is drawn, and still the network says' : 'It reads'} `
     + `${names[best]}, with probability ${share(probs[best])}`;
-  d.loss.textContent =
-    loss === null ? '' : `loss: −ln ${share(probs[meant])} = ${number(loss)} nats`;
+  d.loss.textContent = loss === null ? ''
+    : `loss ${loss.toFixed(4)} nats, −ln of the probability of ${names[meant]}`;
+  d.hint.textContent = blank ? 'draw here' : '';
   d.degree.textContent = number(temperature);
 }
 
@@ -583,16 +585,20 @@ _STYLE = r'''
 :host { display: block; container-type: inline-size; color: inherit; transition: color 1ms; }
 .all { --line: color-mix(in srgb, currentColor 45%, transparent); --bar: #0b57a4;
   color-scheme: light; font: 15px/1.4 system-ui, sans-serif; max-width: 720px;
-  display: grid; grid-template-columns: minmax(0, 300px) minmax(0, 1fr); gap: 12px 24px; }
+  display: grid; padding-bottom: 12px; grid-template-columns: minmax(0, 300px) minmax(0, 1fr);
+  gap: 12px 24px; }
 .dark { --bar: #8ab8f2; color-scheme: dark; }
 p { margin: 8px 0; }
 figure { margin: 0 0 8px; }
 label { display: block; }
 p label { display: inline; }
-canvas { display: block; box-shadow: 0 0 0 1px var(--line); image-rendering: pixelated; }
-figure > canvas { width: 100%; min-height: 18px; margin: 4px 1px; }
+canvas { display: block; box-shadow: inset 0 0 0 1px var(--line);
+  image-rendering: pixelated; }
+figure > canvas { width: 100%; min-height: 18px; margin: 4px 0; }
 .pad { width: 100%; max-width: 300px; aspect-ratio: 1; image-rendering: auto; cursor: crosshair;
   touch-action: none; user-select: none; -webkit-user-select: none; }
+.draw { position: relative; }
+.hint { position: absolute; inset: 120px 0 auto; text-align: center; pointer-events: none; }
 .buttons, .pair { display: flex; flex-wrap: wrap; gap: 6px; margin-top: 10px; }
 .examples { display: grid; grid-template-columns: repeat(10, 1fr); gap: 3px; max-width: 340px;
   margin-top: 8px; }
@@ -608,7 +614,7 @@ input { accent-color: var(--bar); }
 .pair { gap: 8px 20px; margin-top: 0; }
 .pair figure { width: 160px; }
 .pair canvas { height: 160px; }
-figcaption { font-size: 14px; }
+figcaption { font-size: 13px; font-weight: 600; }
 .note { font-size: 13px; margin: 2px 0; }
 .numbers { grid-column: 1 / -1; }
 .scroll { overflow-x: auto; }

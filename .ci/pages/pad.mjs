@@ -63,8 +63,8 @@ for (const strokes of job.strokes) {
   for (const points of strokes) await stroke(tab, points);
   await wait(tab);
   traced.push(await tab.evaluate(() => {
-    const {ink, result} = document.querySelector('.mnist-mb-pad').pad;
-    return {ink: btoa(String.fromCharCode(...ink)), pixels: Array.from(result.pixels), logits: Array.from(result.logits)};
+    const {ink, result: {pixels, logits, speaks, best}} = document.querySelector('.mnist-mb-pad').pad;
+    return {ink: btoa(String.fromCharCode(...ink)), pixels: Array.from(pixels), logits: Array.from(logits), speaks: Array.from(speaks), best};
   }));
 }
 fs.writeFileSync('seen.json', JSON.stringify({fed, traced}));
@@ -73,6 +73,24 @@ const sums = await tab.evaluate(() => {
   return [probs.reduce((a, b) => a + b), Math.max(...exps), Math.max(...shifted), logits[best] - Math.max(...logits)];
 });
 say(Math.abs(sums[0] - 1) < 1e-9 && sums[1] === 1 && sums[2] === 0 && sums[3] === 0, 'probabilities add to 1, and the largest logit is shifted to 0');
+
+// What is written is what was computed
+const written = await tab.evaluate(() => {
+  const {result, root} = document.querySelector('.mnist-mb-pad').pad;
+  return [...root.shadowRoot.querySelectorAll('tbody tr')].map((row, i) => {
+    const [logit, shifted, exp, prob] = [...row.querySelectorAll('td')].map(cell => cell.textContent.replace('−', '-'));
+    return [logit - result.logits[i], shifted - result.shifted[i], parseFloat(exp) - result.exps[i], parseFloat(prob.replace('>', '')) - result.probs[i],
+      row.querySelector('i').style.width.slice(0, -1)/60 - result.probs[i], (row.className === 'best') - (result.best === i)];
+  });
+});
+say(written.length === 10 && written.flat().every(v => Math.abs(v) < 0.0051), 'the table shows the numbers, the bars and the leading class');
+await tab.getByRole('button', {name: 'Clear'}).click();
+await tab.getByRole('button', {name: 'Random example'}).click();
+await wait(tab);
+const random = await ink(tab);
+await tab.getByRole('button', {name: 'Undo'}).click();
+await wait(tab);
+say(random > 0 && await ink(tab) === 0 && await at(tab, 'hint') === 'draw here', 'a random example comes, and Undo takes it away');
 
 // How long a prediction and its drawing take
 const times = async () => (await tab.evaluate(() => {
@@ -90,7 +108,7 @@ await tab.getByRole('button', {name: 'example: '}).first().click();
 await wait(tab);
 const label = await tab.getByRole('combobox').evaluate(s => s.value);
 const {loss, p} = await tab.evaluate(() => { const {result, meant} = document.querySelector('.mnist-mb-pad').pad; return {loss: result.loss, p: result.probs[meant]}; });
-say(Math.abs(loss + Math.log(p)) < 1e-9 && (await at(tab, 'loss')).includes(loss.toFixed(2)), `the loss of an example of a ${label} is −ln of its probability`);
+say(Math.abs(loss + Math.log(p)) < 1e-9 && (await at(tab, 'loss')).includes(loss.toFixed(4)), `the loss of an example of a ${label} is −ln of its probability`);
 await tab.getByRole('slider').fill('1');
 await wait(tab);
 const hot = await tab.evaluate(() => document.querySelector('.mnist-mb-pad').pad.result);
