@@ -389,7 +389,7 @@ function layout(c, d) {
       make('div', {class: 'buttons'}, c.clear, c.undo, c.examples.length ? c.random : ''),
       make('div', {class: 'examples', role: 'group', 'aria-label': 'examples'}, ...c.examples)),
     make('div', {class: 'see'}, d.verdict,
-      make('div', {class: 'pair'}, figure(d.seen, 'What the network sees'),
+      make('div', {class: 'pair'}, figure(d.seen, 'The network sees'),
         figure(d.speaks, 'Pixels for and against', d.speaksText)),
       make('label', {}, c.centring, ' scale and centre, as MNIST’s makers did'),
       ...d.strips.map((strip, i) => figure(strip, 'Hidden activations', d.stripsText[i]))),
@@ -610,6 +610,7 @@ option { color: CanvasText; background: Canvas; }
 input { accent-color: var(--bar); }
 [type=range] { width: 150px; vertical-align: middle; }
 :focus-visible { outline: 3px solid var(--bar); outline-offset: 2px; }
+.pad:focus-visible { outline-offset: -3px; }
 .verdict { margin-top: 0; font-size: 17px; font-weight: 600; }
 .pair { gap: 8px 20px; margin-top: 0; }
 .pair figure { width: 160px; }
@@ -800,7 +801,12 @@ def _script():
 # %% ../nbs/06_playground.ipynb #739d86b2
 class Sketchpad:
     "A pad to draw on, for one network; Jupyter shows it, and `save` makes a page of it."
-    def __init__(self, data, instead, about):
+    def __init__(
+        self,
+        data: dict,  # network, names and examples, as the script reads them
+        instead: str,  # HTML for where scripts don't run
+        about: str,  # the sizes of the network, for `repr`
+    ):
         self.script, name = _script()
         self.about = about
         self.body = (f'<div class="mnist-mb-pad" data-code="{name}" '
@@ -829,8 +835,9 @@ class Sketchpad:
 # %% ../nbs/06_playground.ipynb #407e8c10
 def _page(body, script, title):
     "A whole page around a pad."
-    style = (':root { color-scheme: light dark; } body { font: 16px/1.5 system-ui, sans-serif; '
-             'max-width: 720px; margin: 0 auto; padding: 16px; }')
+    style = (':root { color-scheme: light dark; } img { max-width: 100%; height: auto; } '
+             'body { font: 16px/1.5 system-ui, sans-serif; max-width: 720px; margin: 0 auto; '
+             'padding: 16px; }')
     sums = [_text(hashlib.sha256(part.encode()).digest()) for part in (script, style)]
     allowed = [f"'sha256-{text}'" for text in sums]
     policy = ("default-src 'none'; img-src data:; script-src {}; style-src {}; base-uri 'none'; "
@@ -858,7 +865,7 @@ def _page(body, script, title):
 def sketchpad(
     model: nn.Module,  # `Model`, or `nn.Sequential` of `nn.Linear` and `nn.ReLU` on 784 pixels
     classes: list | None = None,  # a name for each class; None: their numbers
-    examples: tuple | None = None,  # (x, y), (n, 784) in [0, 1] and (n,); None: drawn digits
+    examples: tuple | None = None,  # (x, y), (n, 784) in [0, 1] and (n,); ten get a button
     bits: int = 16,  # of each weight: 16, or 8 for half the size
 ) -> Sketchpad:
     "A pad to draw on, that shows what the model sees and computes, as it is now."
