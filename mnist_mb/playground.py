@@ -260,7 +260,7 @@ function resample(ink, {left, top, width, height}, columns, rows) {
 '''
 
 # %% ../nbs/06_playground.ipynb #8286b93e
-_SEEN = r'''
+_BOX = r'''
 function boundingBox(ink) {
   let left = SIDE, right = -1, top = SIDE, bottom = -1;
   ink.forEach((value, i) => {
@@ -271,7 +271,10 @@ function boundingBox(ink) {
   });
   return right < 0 ? null : {left, top, width: right - left + 1, height: bottom - top + 1};
 }
+'''
 
+# %% ../nbs/06_playground.ipynb #1e478590
+_CENTRED = r'''
 function centred(ink, box) {
   const longer = Math.max(box.width, box.height);
   const fit = size => Math.max(1, Math.floor(20 * size / longer + 0.5));
@@ -286,7 +289,10 @@ function centred(ink, box) {
   });
   return picture;
 }
+'''
 
+# %% ../nbs/06_playground.ipynb #ab71ecca
+_SEEN = r'''
 function seen(ink, centring) {
   const box = boundingBox(ink), whole = {left: 0, top: 0, width: SIDE, height: SIDE};
   const picture = !box ? new Float64Array(784)
@@ -415,7 +421,7 @@ function compute(pad) {
 '''
 
 # %% ../nbs/06_playground.ipynb #be9b178b
-_SHOW = r'''
+_PICTURES = r'''
 function showPictures({d, c, ink, root}, {pixels, activations, speaks, logits, best}) {
   const colours = COLOURS[theme(root)];
   root.shadowRoot.firstChild.className = `all ${theme(root)}`;
@@ -433,7 +439,10 @@ function showPictures({d, c, ink, root}, {pixels, activations, speaks, logits, b
     d.stripsText[i].textContent = `${active} of ${hidden.length} are above 0`;
   });
 }
+'''
 
+# %% ../nbs/06_playground.ipynb #3b46e35a
+_NUMBERS = r'''
 function showNumbers({d, names, meant, temperature, blank}, result) {
   const {logits, shifted, exps, probs, best, loss} = result;
   d.rows.forEach((row, i) => {
@@ -450,7 +459,10 @@ function showNumbers({d, names, meant, temperature, blank}, result) {
   d.hint.textContent = blank ? 'draw here' : '';
   d.degree.textContent = number(temperature);
 }
+'''
 
+# %% ../nbs/06_playground.ipynb #559ab132
+_SHOW = r'''
 function show(pad) {
   pad.blank = pad.ink.every(v => v === 0);
   pad.result = compute(pad);
@@ -537,7 +549,7 @@ function followPointer(pad) {
 '''
 
 # %% ../nbs/06_playground.ipynb #7b1f43ca
-_REACT = r'''
+_KEYS = r'''
 const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
 
 function clear(pad) {
@@ -561,7 +573,10 @@ function press(pad, event) {
   else return;
   event.preventDefault();
 }
+'''
 
+# %% ../nbs/06_playground.ipynb #0e0fc7bd
+_REACT = r'''
 function react(pad) {
   const {c, examples} = pad;
   const on = (part, kind, action) =>
@@ -617,6 +632,10 @@ input { accent-color: var(--bar); }
 .pair canvas { height: 160px; }
 figcaption { font-size: 13px; font-weight: 600; }
 .note { font-size: 13px; margin: 2px 0; }
+'''
+
+# %% ../nbs/06_playground.ipynb #2af902ef
+_NARROW = r'''
 .numbers { grid-column: 1 / -1; }
 .scroll { overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -791,9 +810,10 @@ def _as_json(data):
 # %% ../nbs/06_playground.ipynb #3949f4b2
 def _script():
     "The pad's whole JavaScript, with a name that changes whenever the code does."
-    parts = (_UNPACK, _FORWARD, _SOFTMAX, _CONTRIBUTIONS, _BRUSH, _RESAMPLE, _SEEN, _MAKE, _PAINT,
-             _CONTROLS, _DISPLAYS, _LAYOUT, _COMPUTE, _SHOW, _SOON, _ACTIONS, _POINTER, _REACT,
-             'const STYLE = `', _STYLE, '`;', _MOUNT)
+    parts = (_UNPACK, _FORWARD, _SOFTMAX, _CONTRIBUTIONS, _BRUSH, _RESAMPLE, _BOX, _CENTRED, _SEEN,
+             _MAKE, _PAINT, _CONTROLS, _DISPLAYS, _LAYOUT, _COMPUTE, _PICTURES, _NUMBERS, _SHOW,
+             _SOON, _ACTIONS, _POINTER, _KEYS, _REACT, 'const STYLE = `', _STYLE, _NARROW, '`;',
+             _MOUNT)
     code = ''.join(["(() => {\n'use strict';", *parts, '})();\n'])
     name = hashlib.sha256(code.encode()).hexdigest()[:8]
     return code.replace('CODE', name), name
