@@ -31,13 +31,13 @@ async function open(file, options = {}) {
   return tab;
 }
 // The moves are sent without waiting, so that several come between two frames, as from a quick pen
-async function stroke(tab, points, nth = 0) {
+async function stroke(tab, points, nth = 0, pointerType = 'mouse') {
   const canvas = tab.locator('canvas.pad').nth(nth);
   await canvas.scrollIntoViewIfNeeded();
   const box = await canvas.boundingBox();
   tab.cdp ??= await tab.context().newCDPSession(tab);
   const places = points.map(([x, y]) => ({x: box.x + x*box.width, y: box.y + y*box.height}));
-  const send = (type, place) => tab.cdp.send('Input.dispatchMouseEvent', {type, ...place, button: 'left', buttons: Number(type !== 'mouseReleased'), clickCount: 1});
+  const send = (type, place) => tab.cdp.send('Input.dispatchMouseEvent', {type, ...place, pointerType, button: 'left', buttons: Number(type !== 'mouseReleased'), clickCount: 1});
   await Promise.all([send('mousePressed', places[0]), ...places.map(place => send('mouseMoved', place)), send('mouseReleased', places.at(-1))]);
 }
 async function clean(tab, words, axeToo = true) {
@@ -63,8 +63,14 @@ for (const strokes of job.strokes) {
   for (const points of strokes) await stroke(tab, points);
   await wait(tab);
   traced.push(await tab.evaluate(() => {
-    const {ink, result: {pixels, logits, speaks, best}} = document.querySelector('.mnist-mb-pad').pad;
-    return {ink: btoa(String.fromCharCode(...ink)), pixels: Array.from(pixels), logits: Array.from(logits), speaks: Array.from(speaks), best};
+    const {pad} = document.querySelector('.mnist-mb-pad'), {ink, result: {pixels, logits, speaks, best}} = pad;
+    const right = ink.map((_, i) => i % 140 < 20 ? 0 : ink[i - 20]);  // four pixels of MNIST
+    const moved = [true, false].map(centring => {
+      Object.assign(pad, {ink: right, centring}).show();
+      return Array.from(pad.result.logits);
+    });
+    Object.assign(pad, {ink, centring: true}).show();
+    return {moved, ink: btoa(String.fromCharCode(...ink)), pixels: Array.from(pixels), logits: Array.from(logits), speaks: Array.from(speaks), best};
   }));
 }
 fs.writeFileSync('seen.json', JSON.stringify({fed, traced}));
@@ -166,7 +172,7 @@ await stroke(tab, [[0.5, 0.2], [0.5, 0.8]]);
 await wait(tab);
 const apart = [await ink(tab, 0) > 0, await ink(tab, 1) === 0];
 const before = await at(tab, 'verdict', 0);
-await stroke(tab, [[0.2, 0.5], [0.8, 0.5]], 1);
+await stroke(tab, [[0.2, 0.5], [0.8, 0.5]], 1, 'pen');
 await wait(tab);
 say(apart.every(Boolean) && await ink(tab, 1) > 0 && await at(tab, 'verdict', 0) === before, 'two pads with different networks do not disturb each other');
 const heads = await tab.locator('.mnist-mb-pad').nth(1).locator('tbody th').allTextContents();
