@@ -615,8 +615,8 @@ figure > canvas { width: 100%; min-height: 18px; margin: 4px 0; }
 .draw { position: relative; }
 .hint { position: absolute; inset: 120px 0 auto; text-align: center; pointer-events: none; }
 .buttons, .pair { display: flex; flex-wrap: wrap; gap: 6px; margin-top: 10px; }
-.examples { display: grid; grid-template-columns: repeat(10, 1fr); gap: 3px; max-width: 340px;
-  margin-top: 8px; }
+.examples { display: grid; grid-template-columns: repeat(10, minmax(0, 1fr)); gap: 3px;
+  max-width: 300px; margin-top: 8px; }
 .examples button { padding: 0; }
 .examples canvas { width: 100%; box-shadow: none; }
 button, select { font: inherit; color: inherit; background: transparent; cursor: pointer;
@@ -641,18 +641,18 @@ _NARROW = r'''
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { font-weight: inherit; text-align: right; padding: 2px 10px; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
-thead { font-size: 13px; }
 th:first-child, th:last-child, td:last-child { text-align: left; }
-th:first-child { white-space: normal; overflow-wrap: anywhere; }
+th[scope=row] { white-space: normal; overflow-wrap: anywhere; }
+thead th { font-size: 13px; }
 th:last-child, td:last-child { width: 45%; }
 .best { font-weight: 700; }
-td span { display: inline-block; width: 3.6em; }
+td span { display: inline-block; width: 4.3em; }
 i { display: inline-block; height: 0.75em; background: var(--bar); }
 @media (prefers-reduced-motion: no-preference) { i { transition: width 80ms; } }
 @container (max-width: 34em) {
   .all { grid-template-columns: minmax(0, 1fr); }
   .pad, .examples { margin-left: auto; margin-right: auto; }
-  th, td { padding: 3px 4px; font-size: 13px; }
+  th, td, thead th { padding: 3px 4px; font-size: 13px; }
 }
 .unseen { position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden;
   clip-path: inset(50%); }
