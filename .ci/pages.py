@@ -129,10 +129,9 @@ def in_settings(folder):
                 yield f'{path.relative_to(root)}: {url} is no address that settings.ini gives'
 
 
-def browse(tmp, folder, shots):
-    "Look at the pages in Chromium; True if all is well, None where it can't be done."
-    chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser'))), None)
-    for tool, found in (('Chromium', chromium), ('npm', shutil.which('npm'))):
+def browser_tools(tmp):
+    "A folder with `pages/` and the packages that it needs; None where there is no browser."
+    for tool, found in (('Chromium', chromium()), ('npm', shutil.which('npm'))):
         if not found:
             print(f'note: no {tool} here, so the pages are not looked at in a browser')
             return None
@@ -143,12 +142,25 @@ def browse(tmp, folder, shots):
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if run.returncode:
         sys.exit(f'npm ci fails:\n{run.stdout}')
+    return env
+
+
+def chromium():
+    return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser'))), None)
+
+
+def browse(tmp, folder, shots):
+    "Look at the pages in Chromium; True if all is well, None where it can't be done."
+    env = browser_tools(tmp)
+    if env is None:
+        return None
     cfg, quarto = settings(), yaml.safe_load((folder/'_quarto.yml').read_text(encoding='utf-8'))
     html = quarto['format']['html']
     after = html.get('include-after-body') or []
     job = {
-        'root': str(root), 'proc': str(folder), 'chromium': chromium, 'profile': str(tmp/'profile'),
-        'shots': shots, 'site': cfg['doc_host'] + cfg['doc_baseurl'], 'repo': cfg['git_url'],
+        'root': str(root), 'proc': str(folder), 'chromium': chromium(),
+        'profile': str(tmp/'profile'), 'shots': shots, 'site': cfg['doc_host'] + cfg['doc_baseurl'],
+        'repo': cfg['git_url'],
         'branch': cfg['branch'], 'theme': html['theme'], 'css': html['css'],
         'after': [part['text'] for part in after],
     }
