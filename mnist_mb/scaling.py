@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -147,7 +148,7 @@ def _plain_rate(optimiser):
     return float(group['lr'])
 
 # %% ../nbs/05_scaling.ipynb #5cdf9dee
-@torch.no_grad()
+@torch.inference_mode()
 def closed_form_epoch(
     model: nn.Module,  # `Model`, or `nn.Sequential` of Linear, ReLU, Linear; trained in place
     batches,  # iterable of pairs (xb, yb): (bs, n_in) of the model's dtype, (bs,) int64
@@ -160,14 +161,18 @@ def closed_form_epoch(
                          'derivative of cross_entropy only: use train_epoch')
     weights, lr = _Weights(*_two_layers(model)), _plain_rate(optimiser)
     model.train()
-    logits = _Logits(len(weights.w2))
+    logits, rows = _Logits(len(weights.w2)), 0
     try:
         for xb, yb in _looked_at(batches, loss_func, weights):
-            if xb.shape != logits.shape or len(logits.targets) == 100:
-                logits.make_room(xb)
-                step = _make_step(weights, len(xb), lr)
-            step(xb, yb, next(logits.room))
-            logits.targets.append(yb)
+            if xb.size(0) != rows:
+                rows, room = xb.size(0), iter(())
+                step = _make_step(weights, rows, lr)
+            z = next(room, None)
+            if z is None:
+                room, targets = logits.make_room(xb)
+                z = next(room)
+            step(xb, yb, z)
+            targets.append(yb)
         return logits.mean_loss()
     finally:
         weights.store()
@@ -176,21 +181,19 @@ def closed_form_epoch(
 class _Logits:
     "Room for the logits of a hundred minibatches, and the mean loss of all that were there."
     def __init__(self, c):
-        self.c, self.shape, self.targets, self.losses, self.rows = c, None, [], [], 0
+        self.c, self.targets, self.losses, self.rows = c, [], [], 0
 
     def make_room(self, xb):
-        "Judge what is there, and make room for minibatches like `xb`."
+        "Judge what is there, and make room for minibatches like `xb` and their targets."
         self.settle()
-        if xb.shape != self.shape:
-            self.shape, self.z = xb.shape, xb.new_empty(100, self.c, len(xb)).unbind()
-        self.room = iter(self.z)
+        self.z = xb.new_empty(100, self.c, len(xb))
+        return iter(self.z.unbind()), self.targets
 
     def settle(self):
         if self.targets:
-            target = torch.cat(self.targets)
-            logits = torch.cat(self.z[:len(self.targets)], 1).t()
-            self.losses.append(cross_entropy(logits, target, reduction='sum', check=False))
-            self.rows, self.targets = self.rows + len(target), []
+            z, target = self.z[:len(self.targets)], torch.stack(self.targets)[:, None]
+            self.losses.append((z.logsumexp(1, keepdim=True) - z.gather(1, target)).sum())
+            self.rows, self.targets = self.rows + target.numel(), []
 
     def mean_loss(self):
         self.settle()
@@ -199,16 +202,15 @@ class _Logits:
 # %% ../nbs/05_scaling.ipynb #9a95e06f
 def _looked_at(batches, loss_func, weights):
     "The same minibatches, refused if a step can't take them."
-    first = True
-    for xb, yb in batches:
-        if first:
-            _check_batch(xb, yb, weights)
-        if first and isinstance(loss_func, _CrossEntropy):
-            loss_func.look(xb.new_empty(1, len(weights.w2)))
-        elif loss_func is cross_entropy:
-            _check_values(yb, len(weights.w2), None, None)
-        first = False
-        yield xb, yb
+    batches, c = iter(batches), len(weights.w2)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError('there are no minibatches')
+    _check_batch(*first, weights)
+    if isinstance(loss_func, _CrossEntropy):
+        loss_func.look(first[0].new_empty(1, c))
+        return chain([first], batches)
+    return ((xb, yb) for xb, yb in chain([first], batches) if not _check_values(yb, c, None, None))
 
 # %% ../nbs/05_scaling.ipynb #6f08e63c
 def _check_batch(xb, yb, weights):
