@@ -5,6 +5,7 @@ Most processes are started by hand, without torchrun: it ends a process whose ne
 and here they must notice by themselves, as on several computers. A line a check; the exit code is 1
 if one fails. Drawn digits, one thread a process.
 """
+import atexit
 import io
 import os
 import signal
@@ -78,8 +79,10 @@ def free_port():
 
 def start(command, **env):
     env = os.environ | {'MNIST_MB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'} | env
-    return subprocess.Popen([sys.executable, *command], env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, *command], env=env, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    atexit.register(process.kill)  # if it is still there, standing still
+    return process
 
 
 def pair(rows, action, at, *args, others=None):

@@ -540,4 +540,4 @@ def _reason(e):
     if 'gloo' not in text and not isinstance(e, dist.DistError):
         return text
     text = text.rpartition('cc:')[2].partition('] ')[2] or text
-    return f'another process has ended or does not answer ({text.partition(". ")[0]})'
+    return f'another process has ended or does not answer ({text.partition(". ")[0].rstrip(".")})'
