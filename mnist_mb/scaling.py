@@ -99,7 +99,7 @@ def _make_step(weights, bs, lr):
         h.add_(b1).relu_()
         mm(w2, h1_t, out=z)
         softmax(z, 0, out=p)
-        p.scatter_add_(0, yb[None], minus)  # bs times the gradient of the logits
+        p.scatter_add_(0, yb.unsqueeze(0), minus)  # bs times the gradient of the logits
         mm(p_t, w2_h, out=gh)
         gh.mul_(sign(h, out=active))
         w2.addmm_(p, h1, alpha=rate)
@@ -161,56 +161,62 @@ def closed_form_epoch(
                          'derivative of cross_entropy only: use train_epoch')
     weights, lr = _Weights(*_two_layers(model)), _plain_rate(optimiser)
     model.train()
-    logits, rows = _Logits(len(weights.w2)), 0
+    first, batches = _looked_at(batches, loss_func, weights)
+    bs, logits = len(first), _Logits(first, len(weights.w2))
+    step = _make_step(weights, bs, lr)
     try:
-        for xb, yb in _looked_at(batches, loss_func, weights):
-            if xb.size(0) != rows:
-                rows, room = xb.size(0), iter(())
-                step = _make_step(weights, rows, lr)
-            z = next(room, None)
-            if z is None:
-                room, targets = logits.make_room(xb)
-                z = next(room)
-            step(xb, yb, z)
-            targets.append(yb)
+        for (xb, yb), z in zip(batches, logits.room()):
+            if xb.size(0) == bs:
+                step(xb, yb, z)
+            else:  # most often the last one
+                z = xb.new_empty(z.size(0), xb.size(0))
+                _make_step(weights, xb.size(0), lr)(xb, yb, z)
+            logits.seen.append((z, yb))
         return logits.mean_loss()
     finally:
         weights.store()
 
 # %% ../nbs/05_scaling.ipynb #de892bd7
 class _Logits:
-    "Room for the logits of a hundred minibatches, and the mean loss of all that were there."
-    def __init__(self, c):
-        self.c, self.targets, self.losses, self.rows = c, [], [], 0
+    "The logits, (c, bs), and targets of up to a hundred minibatches; the mean loss of all so far."
+    def __init__(self, xb, c):
+        self.views = xb.new_empty(100, c, len(xb)).unbind()
+        self.seen, self.losses, self.rows = [], [], 0
 
-    def make_room(self, xb):
-        "Judge what is there, and make room for minibatches like `xb` and their targets."
-        self.settle()
-        self.z = xb.new_empty(100, self.c, len(xb))
-        return iter(self.z.unbind()), self.targets
+    def room(self):
+        "Where the next logits go, again and again."
+        while True:
+            yield from self.views
+            self.judge()
 
-    def settle(self):
-        if self.targets:
-            z, target = self.z[:len(self.targets)], torch.stack(self.targets)[:, None]
-            self.losses.append((z.logsumexp(1, keepdim=True) - z.gather(1, target)).sum())
-            self.rows, self.targets = self.rows + target.numel(), []
+    def judge(self):
+        "Turn what was seen into losses, all minibatches of a size at once."
+        for n in {target.numel() for _, target in self.seen}:
+            same = [pair for pair in self.seen if pair[1].numel() == n]
+            z, target = (torch.stack(tensors) for tensors in zip(*same))
+            losses = z.logsumexp(1, keepdim=True) - z.gather(1, target[:, None])
+            self.losses.append(losses.sum())
+            self.rows += target.numel()
+        self.seen.clear()
 
     def mean_loss(self):
-        self.settle()
+        self.judge()
         return (torch.stack(self.losses).cpu().double().sum()/self.rows).item()
 
 # %% ../nbs/05_scaling.ipynb #9a95e06f
 def _looked_at(batches, loss_func, weights):
-    "The same minibatches, refused if a step can't take them."
+    "The first inputs, and all minibatches; refused if a step can't take them."
     batches, c = iter(batches), len(weights.w2)
     first = next(batches, None)
     if first is None:
         raise ValueError('there are no minibatches')
     _check_batch(*first, weights)
-    if isinstance(loss_func, _CrossEntropy):
+    batches = chain([first], batches)
+    if loss_func is cross_entropy:
+        batches = (pair for pair in batches if not _check_values(pair[1], c, None, None))
+    else:
         loss_func.look(first[0].new_empty(1, c))
-        return chain([first], batches)
-    return ((xb, yb) for xb, yb in chain([first], batches) if not _check_values(yb, c, None, None))
+    return first[0], batches
 
 # %% ../nbs/05_scaling.ipynb #6f08e63c
 def _check_batch(xb, yb, weights):

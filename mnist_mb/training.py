@@ -93,12 +93,12 @@ class PlainSGD:
     ):
         self.params, self.lr = list(params), lr
 
-    @torch.no_grad()
     def step(self) -> None:
         "One update; a parameter without a gradient stays as it is."
-        for p in self.params:
-            if p.grad is not None:
-                p.sub_(p.grad, alpha=self.lr)
+        with torch.no_grad():
+            for p in self.params:
+                if p.grad is not None:
+                    p.sub_(p.grad, alpha=self.lr)
 
     def zero_grad(self) -> None:
         "Forget all gradients."
@@ -240,22 +240,23 @@ class _CrossEntropyLosses(_Losses):
     "The same for `_CrossEntropy`, in fewer steps."
     def __init__(self, loss_func):
         super().__init__(loss_func)
-        self.kept, self.shapes = [], None
+        self.kept, self.out_size, self.size = [], None, None
 
     def look(self, out, yb):
-        "Once for each shape of minibatch: is the short way open, and is all in order?"
+        "Once for each size of minibatch: is the short way open, and is all in order?"
         dtypes = out.dtype in (torch.float32, torch.float64) and yb.dtype == torch.int64
         self.plain = dtypes and out.ndim == 2 and out.shape[:1] == yb.shape
-        self.shapes, self.minus = (out.shape, yb.shape), out.new_full((len(out), 1), -1/len(out))
+        self.out_size, self.size = out.numel(), yb.numel()
+        self.minus = out.new_full((len(out), 1), -1/len(out))
         self.loss_func.look(out)
 
     def backward(self, out, yb):
-        if (out.shape, yb.shape) != self.shapes:
+        if out.numel() != self.out_size or yb.numel() != self.size:
             self.look(out, yb)
         if not self.plain:
             return super().backward(out, yb)
         logits = out.detach()
-        out.backward(_gradient(logits, yb[:, None], self.minus))
+        out.backward(_gradient(logits, yb.unsqueeze(1), self.minus))
         self.kept.append((logits, yb))
         if len(self.kept) == 100:
             self.settle()
