@@ -277,7 +277,7 @@ def _scikit_learn(net, x, y, bs, lr):
     clf = MLPClassifier(len(b1), solver='sgd', batch_size=bs, learning_rate_init=lr, alpha=0,
                         momentum=0, nesterovs_momentum=False, shuffle=True, random_state=0)
     x, y = x.numpy(), y.numpy()
-    clf.partial_fit(x[:bs], y[:bs], range(len(b2)))
+    clf.partial_fit(x[:bs], y[:bs], classes=range(len(b2)))
     clf.coefs_[:] = [w.detach().numpy().T.copy() for w in (w1, w2)]
     clf.intercepts_[:] = [b.detach().numpy().copy() for b in (b1, b2)]
     clf.partial_fit(x, y)

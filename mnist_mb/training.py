@@ -311,7 +311,7 @@ def _thread_count(model, bs):
     linear = all(isinstance(part, nn.Linear) or not list(part.parameters(recurse=False))
                  for part in model.modules())
     work = bs*sum(p.numel() for p in model.parameters())
-    return 1 if linear and work <= 100_000_000 else torch.get_num_threads()
+    return 1 if linear and work <= 20_000_000 else torch.get_num_threads()
 
 # %% ../nbs/03_training.ipynb #d6c941d8
 @contextmanager
