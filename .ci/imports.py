@@ -14,7 +14,7 @@ def refuse(*args, **kwargs):
     raise AssertionError('an import opened a connection')
 socket.socket.connect = refuse
 import mnist_mb.data, mnist_mb.softmax, mnist_mb.nll, mnist_mb.training, mnist_mb.evaluation
-import mnist_mb.playground
+import mnist_mb.playground, mnist_mb.scaling
 after = (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state()),
          torch.get_num_threads(), torch.get_default_dtype(), repr(torch.tensor(1/3)))
 assert before == after, 'an import changed global state'
