@@ -5,7 +5,8 @@ nbdev_clean.
 Text has to be equal to the letter. Pictures are not compared, and neither are timings, which have
 the tag nbval-ignore-output. Training magnifies the last bit, and processors differ in it, so the
 kernel runs with the plain arithmetic that all x86-64 processors have in common. Timings are not
-stored from such a run, but from an ordinary one (jupyter nbconvert --execute).
+stored from such a run, but from an ordinary one (jupyter nbconvert --execute). Cells with the
+directive notest, which measure and draw what was measured, are left out here as in nbdev_test.
 """
 import copy
 import difflib
@@ -43,8 +44,13 @@ def shown(cell):
 def run(nb):
     "The notebook as it is after a run from top to bottom, in an empty folder."
     fresh = copy.deepcopy(nb)
+    measuring = [cell for cell in fresh.cells if cell.source.startswith('#| notest')]
+    for cell in measuring:
+        cell.metadata['tags'] = [*cell.metadata.get('tags', []), 'skip-execution']
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(fresh, timeout=900, resources={'metadata': {'path': folder}}).execute()
+    for cell in measuring:
+        cell.metadata['tags'].remove('skip-execution')
     return fresh
 
 

@@ -35,7 +35,7 @@ def best_of(
     ways: dict,  # name: function without arguments
     rounds: int = 5,  # how often each is called, in turns
 ) -> dict:  # name: seconds of its quickest call
-    "The time that each function takes when it is least disturbed."
+    "The time that each function takes when it is least disturbed; on a GPU, let it synchronise."
     _check_positive(rounds=rounds)
     best = dict.fromkeys(ways, float('inf'))
     for _ in range(rounds):
@@ -54,9 +54,9 @@ def two_products(
     "The two matrix products with the inputs, for all minibatches, and nothing else."
     w, g = x.new_ones(x.shape[1], nh), x.new_ones(bs, nh)
     h, gradient = torch.empty_like(g), torch.empty_like(w)
-    for xb in x[:len(x) - len(x)%bs].split(bs):
-        torch.mm(xb, w, out=h)
-        torch.mm(xb.t(), g, out=gradient)
+    for xb in x.split(bs):
+        torch.mm(xb, w, out=h[:len(xb)])
+        torch.mm(xb.t(), g[:len(xb)], out=gradient)
 
 # %% ../nbs/05_scaling.ipynb #a54f6230
 class _Weights:
@@ -77,6 +77,18 @@ class _Weights:
         first.bias.copy_(self.b1)
         second.weight.copy_(self.w2[:, :-1])
         second.bias.copy_(self.w2[:, -1])
+
+# %% ../nbs/05_scaling.ipynb #5f3be9a0
+def _with_view(like, *shape):
+    "An empty matrix with dtype and device of `like`, and its transpose."
+    m = like.new_empty(shape)
+    return m, m.t()
+
+# %% ../nbs/05_scaling.ipynb #48724882
+def _hidden(like, bs, nh, k):
+    "Memory for hidden activations and a column of ones; its transpose; views of its parts."
+    h1 = like.new_ones(bs, nh + 1)
+    return h1, h1.t(), h1[:, :nh], h1[:, :k], h1[:, k:nh]
 
 # %% ../nbs/05_scaling.ipynb #af59b270
 def _make_step(weights, bs, lr):
@@ -108,37 +120,27 @@ def _make_step(weights, bs, lr):
         b1.addmv_(gh_t, ones, alpha=rate)
     return step
 
-# %% ../nbs/05_scaling.ipynb #5f3be9a0
-def _with_view(like, *shape):
-    "An empty matrix with dtype and device of `like`, and its transpose."
-    m = like.new_empty(shape)
-    return m, m.t()
-
-# %% ../nbs/05_scaling.ipynb #48724882
-def _hidden(like, bs, nh, k):
-    "Memory for hidden activations and a column of ones; its transpose; views of its parts."
-    h1 = like.new_ones(bs, nh + 1)
-    return h1, h1.t(), h1[:, :nh], h1[:, :k], h1[:, k:nh]
-
 # %% ../nbs/05_scaling.ipynb #0257d5ed
 def _two_layers(model):
     "The two linear layers of a `Model`, or of an `nn.Sequential` of the same parts."
-    layers = getattr(model, 'layers', model) if type(model) in (Model, nn.Sequential) else None
+    layers = {Model: getattr(model, 'layers', None), nn.Sequential: model}.get(type(model))
     kinds = [type(part) for part in layers] if isinstance(layers, nn.Sequential) else type(model)
     if kinds != [nn.Linear, nn.ReLU, nn.Linear] or any(layers[i].bias is None for i in (0, 2)):
         raise ValueError('the loop without autograd trains Linear, ReLU, Linear with biases, not '
                          f'{kinds}: use train_epoch')
-    hooks = [h for part in (model, *model.modules()) for h in
-             (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks)]
-    if any(hooks) or not all(p.requires_grad for p in model.parameters()):
-        raise ValueError('the model has hooks or frozen parameters, which the loop without '
-                         'autograd would pass over: use train_epoch')
+    hooks = [h for part in model.modules() for h in
+             (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks,
+              part._backward_pre_hooks)] + [p._backward_hooks for p in model.parameters()]
+    frozen = not all(p.requires_grad for p in layers.parameters())
+    if any(hooks) or layers[0] is layers[2] or frozen:
+        raise ValueError('the model has hooks, or frozen or shared parameters, which the loop '
+                         'without autograd would pass over: use train_epoch')
     return layers[0], layers[2]
 
 # %% ../nbs/05_scaling.ipynb #cab39272
 def _plain_rate(optimiser):
     "The learning rate of an optimiser that is plain SGD."
-    if isinstance(optimiser, PlainSGD):
+    if type(optimiser) is PlainSGD:
         return optimiser.lr
     group = optimiser.param_groups[0] if type(optimiser) is torch.optim.SGD else {}
     more = [k for k in ('momentum', 'weight_decay', 'nesterov', 'maximize') if group.get(k)]
@@ -166,9 +168,10 @@ def closed_form_epoch(
     step = _make_step(weights, bs, lr)
     try:
         for (xb, yb), z in zip(batches, logits.room()):
-            if xb.size(0) == bs:
+            if xb.size(0) == bs == yb.numel():
                 step(xb, yb, z)
             else:  # most often the last one
+                _check_batch(xb, yb, weights)
                 z = xb.new_empty(z.size(0), xb.size(0))
                 _make_step(weights, xb.size(0), lr)(xb, yb, z)
             logits.seen.append((z, yb))
@@ -195,7 +198,7 @@ class _Logits:
             same = [pair for pair in self.seen if pair[1].numel() == n]
             z, target = (torch.stack(tensors) for tensors in zip(*same))
             losses = z.logsumexp(1, keepdim=True) - z.gather(1, target[:, None])
-            self.losses.append(losses.sum())
+            self.losses.append(losses.double().sum() if losses.is_cpu else losses.float().sum())
             self.rows += target.numel()
         self.seen.clear()
 
@@ -246,7 +249,8 @@ def _bare_loop(net, x, y, bs, lr):
 def _data_loader(net, x, y, bs, lr):
     from torch.utils.data import DataLoader, TensorDataset
     optimiser = torch.optim.SGD(net.parameters(), lr=lr)
-    for xb, yb in DataLoader(TensorDataset(x, y), batch_size=bs, shuffle=True):
+    order = torch.Generator().manual_seed(0)
+    for xb, yb in DataLoader(TensorDataset(x, y), batch_size=bs, shuffle=True, generator=order):
         optimiser.zero_grad()
         F.cross_entropy(net(xb), yb).backward()
         optimiser.step()
@@ -424,6 +428,8 @@ def distributed_epoch(
         loss.backward()
         optimiser.step()
         total, rows = total + len(xb)/size*loss.detach(), rows + len(xb)
+    if not rows:
+        raise ValueError('there are no minibatches')
     dist.all_reduce(total)
     return (total/rows).item()
 
