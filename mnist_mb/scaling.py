@@ -54,9 +54,12 @@ def two_products(
     "The two matrix products with the inputs, for all minibatches, and nothing else."
     w, g = x.new_ones(x.shape[1], nh), x.new_ones(bs, nh)
     h, gradient = torch.empty_like(g), torch.empty_like(w)
-    for xb in x.split(bs):
-        torch.mm(xb, w, out=h[:len(xb)])
-        torch.mm(xb.t(), g[:len(xb)], out=gradient)
+    *full, last = x.split(bs)
+    for xb in full:
+        torch.mm(xb, w, out=h)
+        torch.mm(xb.t(), g, out=gradient)
+    torch.mm(last, w, out=h[:len(last)])
+    torch.mm(last.t(), g[:len(last)], out=gradient)
 
 # %% ../nbs/05_scaling.ipynb #a54f6230
 class _Weights:
