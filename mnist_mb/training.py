@@ -397,6 +397,7 @@ def lr_sweep(
     "The learning-rate range test: train a copy while the rate grows, and note the loss at each."
     import pandas as pd
     _check_sweep(low, high, steps, bs)
+    _check_pairs(train=train)
     model, losses = deepcopy(model), []
     optimiser = opt(model.parameters(), lr=low)
     rates = [low*(high/low)**(k/(steps - 1)) for k in range(steps)]
