@@ -396,8 +396,8 @@ def lr_sweep(
 ):  # -> pandas DataFrame, a row a step: lr (the index), and loss, of the minibatch before the step
     "The learning-rate range test: train a copy while the rate grows, and note the loss at each."
     import pandas as pd
-    _check_sweep(low, high, steps, bs)
     _check_pairs(train=train)
+    _check_sweep(low, high, steps, bs)
     model, losses = deepcopy(model), []
     optimiser = opt(model.parameters(), lr=low)
     rates = [low*(high/low)**(k/(steps - 1)) for k in range(steps)]
