@@ -674,11 +674,11 @@ th, td { font-weight: inherit; text-align: right; padding: 2px 10px; white-space
 th:first-child, th:last-child, td:last-child { text-align: left; }
 th[scope=row] { white-space: normal; overflow-wrap: break-word; }
 .long { min-width: 4.5em; }
-th:nth-child(2) { width: 15%; }
-th:nth-child(3) { width: 16%; }
+th:nth-child(2) { width: 16%; }
+th:nth-child(3) { width: 17%; }
 th:nth-child(4) { width: 14%; }
 thead th { font-size: 13px; white-space: normal; vertical-align: bottom; }
-th:last-child, td:last-child { width: 40%; }
+th:last-child, td:last-child { width: 38%; }
 .best { font-weight: 700; }
 td span { display: inline-block; width: 4.3em; }
 i { display: inline-block; height: 0.75em; background: var(--bar); }
@@ -923,7 +923,7 @@ def sketchpad(
     model: nn.Module,  # `Model`, or `nn.Sequential` of `nn.Linear` and `nn.ReLU` on 784 pixels
     classes: list | None = None,  # a name for each class; None: their numbers
     examples: tuple | None = None,  # (x, y), (n, 784) in [0, 1] and (n,); ten get a button
-    bits: int = 16,  # of each weight: 16, or 8 for half the size
+    bits: int = 16,  # of each weight: 16, or 8 for a smaller page
 ) -> Sketchpad:
     "A pad to draw on, that shows what the model sees and computes, as it is now."
     if bits not in (8, 16):

@@ -210,7 +210,7 @@ say(kept > 0 && await ink(tab) === kept, 'keys do nothing during a stroke');
 // Nothing jumps: all that stands on the pad keeps its place and size, whatever is drawn
 const places = () => tab.evaluate(() => [...document.querySelector('.mnist-mb-pad').shadowRoot.querySelectorAll('*')].filter(e => !e.matches('i, option, td span, .hint, .unseen')).map(e => {
   const {x, y, width, height} = e.getBoundingClientRect();
-  return `${e.tagName}.${e.className} ${[x, y, width, height].map(Math.round)}`;
+  return `${e.tagName}${e.matches('tr') ? '' : `.${e.className}`} ${[x, y, width, height].map(Math.round)}`;
 }));
 for (const width of [1280, 390]) {
   await tab.setViewportSize({width, height: 900});
