@@ -690,6 +690,7 @@ i { display: inline-block; height: 0.75em; background: var(--bar); }
 @container (max-width: 34em) {
   .all { grid-template-columns: minmax(0, 1fr); }
   th, td, thead th { padding: 3px 4px; font-size: 13px; }
+  [type=range] { width: 120px; }
 }
 .unseen { position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden;
   clip-path: inset(50%); }
