@@ -14,7 +14,7 @@ import nbformat
 import torch
 from torch import nn
 
-from mnist_mb.data import drawn_digits, load_mnist
+from mnist_mb.data import CLASSES, drawn_digits, load_mnist
 from mnist_mb.playground import as_mnist, packed, pixel_contributions, sketchpad
 from mnist_mb.training import Model, accuracy, fit
 
@@ -110,6 +110,7 @@ def main():
             return
         pad.save(tmp/'pad.html')
         other.save(tmp/'other.html', title='<b>')
+        sketchpad(model, CLASSES['fashion']).save(tmp/'fashion.html')
         (tmp/'two.html').write_text(page(pad._repr_html_() + other._repr_html_()))
         (tmp/'lab.html').write_text(page('<div id="output"></div>'))
         (tmp/'nb.html').write_text(converted(pad, tmp))

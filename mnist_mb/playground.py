@@ -320,25 +320,29 @@ function share(v) {
 
 # %% ../nbs/06_playground.ipynb #41ecd44f
 _PAINT = r'''
-function paint(canvas, values, largest, above, below = above) {
+function paint(canvas, values, largest, above, below = above, power = 1) {
   const context = canvas.getContext('2d');
   const image = context.createImageData(canvas.width, canvas.height), {data} = image;
   for (let i = 0; i < values.length; i++) {
     const [r, g, b] = values[i] < 0 ? below : above;
     data[4 * i] = r; data[4 * i + 1] = g; data[4 * i + 2] = b;
-    data[4 * i + 3] = 255 * Math.min(1, Math.abs(values[i]) / largest);
+    data[4 * i + 3] = 255 * Math.min(1, Math.abs(values[i]) / largest) ** power;
   }
   context.putImageData(image, 0, 0);
 }
 
 const COLOURS = {
-  light: {ink: [31, 36, 41], above: [11, 87, 164], below: [190, 75, 0]},
-  dark: {ink: [232, 236, 240], above: [138, 184, 242], below: [255, 170, 100]},
+  light: {ink: [31, 36, 41], above: [11, 87, 164], below: [190, 75, 0], power: 1},
+  dark: {ink: [232, 236, 240], above: [138, 184, 242], below: [255, 170, 100], power: 0.6},
 };
 
 function theme(root) {
-  const [r, g, b] = getComputedStyle(root).color.match(/[\d.]+/g).map(Number);
-  return r + g + b > 382 ? 'dark' : 'light';
+  const [, kind, inside] = getComputedStyle(root).color.match(/(\w+)\((.*)\)/);
+  const parts = inside.split(/[\s,/]+/).slice(kind === 'color' ? 1 : 0);
+  const [a, b, c] = parts.map(text => parseFloat(text) || 0);
+  const largest = kind.startsWith('rgb') ? 255 : kind.startsWith('l') ? 100 : 1;
+  const brightness = /^(ok)?l/.test(kind) ? a : (a + b + c) / 3;
+  return brightness > largest / 2 ? 'dark' : 'light';
 }
 '''
 
@@ -352,10 +356,12 @@ function controls({names, examples}) {
   }, make('canvas', {width: 28, height: 28}));
   return {
     pad: make('canvas', {width: SIDE, height: SIDE, class: 'pad', tabindex: 0, role: 'application',
-      'aria-label': 'drawing pad: draw with mouse, finger or pen; arrow keys move, Delete clears'}),
+      'aria-label': 'drawing pad: draw with mouse, finger or pen; arrow keys move, Delete clears, '
+        + 'Ctrl Z undoes'}),
     clear: button('Clear'), undo: button('Undo'), random: button('Random example'),
     centring: make('input', {type: 'checkbox', checked: ''}),
-    temperature: make('input', {type: 'range', min: -1, max: 1, step: 0.02, value: 0}),
+    temperature: make('input', {
+      type: 'range', min: -1, max: 1, step: 0.02, value: 0, 'aria-valuetext': '1.00'}),
     meant: make('select', {}, make('option', {value: -1}, '–'), ...names.map(option)),
     examples: examples.slice(0, 10).map(example),
   };
@@ -369,13 +375,14 @@ function displays({layers, names}) {
     make('canvas', {width, height, role: 'img', 'aria-label': label});
   const strip = ({rows}) =>
     picture('hidden activations', Math.min(50, rows.length), Math.ceil(rows.length / 50));
-  const row = name => make('tr', {}, make('th', {scope: 'row'}, name),
+  const row = name => make('tr', {},
+    make('th', {scope: 'row', class: name.length > 3 ? 'long' : ''}, name),
     ...'123'.split('').map(() => make('td')), make('td', {}, make('span'), make('i')));
   const text = (tag, kind) => make(tag, {class: kind});
   return {
     seen: picture('what the network sees'), speaks: picture('pixels for and against'),
     strips: layers.slice(0, -1).map(strip),
-    speaksText: text('p', 'note'), stripsText: layers.slice(1).map(() => text('p', 'note')),
+    speaksText: text('p', 'note sum'), stripsText: layers.slice(1).map(() => text('p', 'note')),
     rows: names.map(row), verdict: text('p', 'verdict'), loss: text('span', 'loss'),
     degree: text('span', 'degree'), hint: text('div', 'hint'),
     status: make('p', {role: 'status', class: 'unseen'}),
@@ -388,7 +395,7 @@ _LAYOUT = r'''
 function layout(c, d) {
   const figure = (canvas, caption, note = '') =>
     make('figure', {}, make('figcaption', {}, caption), canvas, note);
-  const heads = ['class', 'logit', 'shifted', 'exp', 'probability'];
+  const heads = ['class', 'logit', 'shifted (÷\u00a0T)', 'exp', 'probability'];
   const head = make('tr', {}, ...heads.map(text => make('th', {scope: 'col'}, text)));
   return make('div', {class: 'all'},
     make('div', {class: 'draw'}, c.pad, d.hint,
@@ -396,11 +403,11 @@ function layout(c, d) {
       make('div', {class: 'examples', role: 'group', 'aria-label': 'examples'}, ...c.examples)),
     make('div', {class: 'see'}, d.verdict,
       make('div', {class: 'pair'}, figure(d.seen, 'The network sees'),
-        figure(d.speaks, 'Pixels for and against', d.speaksText)),
+        figure(d.speaks, 'Pixels for and against')), d.speaksText,
       make('label', {}, c.centring, ' scale and centre, as MNIST’s makers did'),
       ...d.strips.map((strip, i) => figure(strip, 'Hidden activations', d.stripsText[i]))),
     make('div', {class: 'numbers'},
-      make('label', {}, 'temperature ', c.temperature, ' ', d.degree),
+      make('p', {}, make('label', {}, 'temperature ', c.temperature), ' T = ', d.degree),
       make('div', {class: 'scroll'}, make('table', {},
         make('thead', {}, head), make('tbody', {}, ...d.rows))),
       make('p', {}, make('label', {}, 'You meant ', c.meant), ' ', d.loss)), d.status);
@@ -428,11 +435,12 @@ function showPictures({d, c, ink, root}, {pixels, activations, speaks, logits, b
   paint(c.pad, ink, 255, colours.ink);
   paint(d.seen, pixels, 1, colours.ink);
   const strength = Math.max(...speaks.map(Math.abs)) || 1;
-  paint(d.speaks, speaks, strength, colours.above, colours.below);
+  paint(d.speaks, speaks, strength, colours.above, colours.below, colours.power);
   const sum = sign => speaks.reduce((a, v) => a + (v * sign > 0 ? v : 0), 0);
   const parts = [sum(1), sum(-1), logits[best] - sum(1) - sum(-1)].map(number);
   d.speaksText.textContent =
-    `logit ${number(logits[best])} = for ${parts[0]}, against ${parts[1]}, biases ${parts[2]}`;
+    `logit ${number(logits[best])} = for ${parts[0]} (blue), against ${parts[1]} (orange), `
+    + `biases ${parts[2]}`;
   d.strips.forEach((strip, i) => {
     const hidden = activations[i + 1], active = hidden.filter(v => v > 0).length;
     paint(strip, hidden, Math.max(...hidden.map(Math.abs)) || 1, colours.ink, colours.below);
@@ -449,10 +457,10 @@ function showNumbers({d, names, meant, temperature, blank}, result) {
     const [, logit, shift, exp, {firstChild: text, lastChild: bar}] = row.children;
     for (const [cell, v] of [[logit, logits], [shift, shifted]]) cell.textContent = number(v[i]);
     for (const [cell, v] of [[exp, exps], [text, probs]]) cell.textContent = share(v[i]);
-    bar.style.width = `${60 * probs[i]}%`;
+    bar.style.width = `calc(${probs[i].toFixed(4)} * (100% - 4.6em))`;
     row.className = i === best ? 'best' : '';
   });
-  d.verdict.textContent = `${blank ? 'Nothing is drawn, and still the network says' : 'It reads'} `
+  d.verdict.textContent = `${blank ? 'Blank, and still it says' : 'It reads'} `
     + `${names[best]}, with probability ${share(probs[best])}`;
   d.loss.textContent = loss === null ? ''
     : `loss ${loss.toFixed(4)} nats, −ln of the probability of ${names[meant]}`;
@@ -487,9 +495,15 @@ function soon(pad, announce = false) {
 
 # %% ../nbs/06_playground.ipynb #d4ad8633
 _ACTIONS = r'''
-function change(pad, action) {
-  pad.past = [...pad.past.slice(-49), pad.ink.slice()];
+function change(pad, action, kind = null) {
+  if (kind === null || kind !== pad.kind)
+    pad.past = [...pad.past.slice(-49), {ink: pad.ink.slice(), meant: pad.meant}];
+  pad.kind = kind;
   action(pad.ink);
+}
+
+function setMeant(pad, meant) {
+  pad.c.meant.value = pad.meant = meant;
 }
 
 function place(ink, image) {
@@ -509,8 +523,7 @@ function move(ink, dx, dy) {
 
 function take(pad, {label, image}) {
   change(pad, ink => place(ink, image));
-  pad.meant = label ?? -1;
-  pad.c.meant.value = pad.meant;
+  setMeant(pad, label ?? -1);
   soon(pad, true);
 }
 '''
@@ -519,30 +532,30 @@ function take(pad, {label, image}) {
 _POINTER = r'''
 function followPointer(pad) {
   const canvas = pad.c.pad;
-  let last = null, pointer = null;
+  let last = null;
   const at = ({clientX, clientY}) => {
     const {left, top, width, height} = canvas.getBoundingClientRect();
     return [(clientX - left) * SIDE / width, (clientY - top) * SIDE / height];
   };
   const line = point => { brush(pad.ink, last, point); last = point; };
   canvas.addEventListener('pointerdown', event => {
-    if (pointer !== null || event.button !== 0) return;
-    pointer = event.pointerId;
-    canvas.setPointerCapture(pointer);
+    if (pad.pointer !== null || event.button !== 0) return;
+    pad.pointer = event.pointerId;
+    canvas.setPointerCapture(pad.pointer);
     last = at(event);
     change(pad, () => line(last));
     soon(pad);
   });
   canvas.addEventListener('pointermove', event => {
-    if (event.pointerId !== pointer) return;
+    if (event.pointerId !== pad.pointer) return;
     const events = event.getCoalescedEvents?.() ?? [];
     for (const e of events.length ? events : [event]) line(at(e));
     soon(pad);
   });
   for (const end of ['pointerup', 'pointercancel', 'lostpointercapture'])
     canvas.addEventListener(end, event => {
-      if (event.pointerId !== pointer) return;
-      pointer = null;
+      if (event.pointerId !== pad.pointer) return;
+      pad.pointer = null;
       soon(pad, true);
     });
 }
@@ -554,22 +567,29 @@ const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowD
 
 function clear(pad) {
   change(pad, ink => ink.fill(0));
-  pad.c.meant.value = pad.meant = -1;
+  setMeant(pad, -1);
   soon(pad, true);
 }
 
 function undo(pad) {
   if (!pad.past.length) return;
-  pad.ink = pad.past.pop();
+  const {ink, meant} = pad.past.pop();
+  pad.ink = ink;
+  pad.kind = null;
+  setMeant(pad, meant);
   soon(pad, true);
 }
 
 function press(pad, event) {
   const {key} = event, control = event.ctrlKey || event.metaKey;
-  if (control && key === 'z') undo(pad);
+  if (pad.pointer !== null) return;
+  if (control && !event.shiftKey && key.toLowerCase() === 'z') undo(pad);
   else if (control || event.altKey) return;
   else if (key === 'Delete' || key === 'Backspace') clear(pad);
-  else if (key in ARROWS) { change(pad, ink => move(ink, ...ARROWS[key])); soon(pad, true); }
+  else if (key in ARROWS) {
+    change(pad, ink => move(ink, ...ARROWS[key]), 'moves');
+    soon(pad, true);
+  }
   else return;
   event.preventDefault();
 }
@@ -580,18 +600,25 @@ _REACT = r'''
 function react(pad) {
   const {c, examples} = pad;
   const on = (part, kind, action) =>
-    part.addEventListener(kind, event => { action(event); soon(pad, true); });
+    part.addEventListener(kind, event => { action(event); soon(pad, kind !== 'input'); });
+  const choose = ({detail}, example) => {
+    if (detail) c.pad.focus({preventScroll: true});
+    take(pad, example);
+  };
   c.pad.addEventListener('keydown', event => press(pad, event));
   on(c.clear, 'click', () => clear(pad));
   on(c.undo, 'click', () => undo(pad));
-  c.examples.forEach((button, i) => on(button, 'click', () => take(pad, examples[i])));
-  on(c.random, 'click', () => take(pad, examples[Math.floor(Math.random() * examples.length)]));
+  c.examples.forEach((button, i) => on(button, 'click', event => choose(event, examples[i])));
+  on(c.random, 'click', event =>
+    choose(event, examples[Math.floor(Math.random() * examples.length)]));
   on(c.centring, 'change', () => { pad.centring = c.centring.checked; });
-  on(c.meant, 'change', () => { pad.meant = Number(c.meant.value); });
+  on(c.meant, 'change', () =>
+    change(pad, () => { pad.meant = Number(c.meant.value); }, 'meant'));
   on(c.temperature, 'input', () => {
     pad.temperature = 10 ** c.temperature.value;
     c.temperature.setAttribute('aria-valuetext', number(pad.temperature));
   });
+  on(c.temperature, 'change', () => {});
 }
 '''
 
@@ -610,13 +637,13 @@ p label { display: inline; }
 canvas { display: block; box-shadow: inset 0 0 0 1px var(--line);
   image-rendering: pixelated; }
 figure > canvas { width: 100%; min-height: 18px; margin: 4px 0; }
-.pad { width: 100%; max-width: 300px; aspect-ratio: 1; image-rendering: auto; cursor: crosshair;
+.pad { width: 100%; aspect-ratio: 1; image-rendering: auto; cursor: crosshair;
   touch-action: none; user-select: none; -webkit-user-select: none; }
-.draw { position: relative; }
+.draw { position: relative; width: 100%; max-width: 300px; margin: 0 auto; }
 .hint { position: absolute; inset: 120px 0 auto; text-align: center; pointer-events: none; }
-.buttons, .pair { display: flex; flex-wrap: wrap; gap: 6px; margin-top: 10px; }
+.buttons { display: flex; flex-wrap: wrap; gap: 6px; margin-top: 10px; }
 .examples { display: grid; grid-template-columns: repeat(10, minmax(0, 1fr)); gap: 3px;
-  max-width: 300px; margin-top: 8px; }
+  margin-top: 8px; }
 .examples button { padding: 0; }
 .examples canvas { width: 100%; box-shadow: none; }
 button, select { font: inherit; color: inherit; background: transparent; cursor: pointer;
@@ -626,12 +653,15 @@ input { accent-color: var(--bar); }
 [type=range] { width: 150px; vertical-align: middle; }
 :focus-visible { outline: 3px solid var(--bar); outline-offset: 2px; }
 .pad:focus-visible { outline-offset: -3px; }
-.verdict { margin-top: 0; font-size: 17px; font-weight: 600; }
-.pair { gap: 8px 20px; margin-top: 0; }
-.pair figure { width: 160px; }
-.pair canvas { height: 160px; }
+.verdict { margin-top: 0; min-height: 2.8em; font-size: 17px; font-weight: 600; }
+.pair { display: grid; grid-template-columns: repeat(2, minmax(0, 160px)); gap: 0 20px;
+  align-items: end; }
+.pair figure { margin: 0; }
+.pair canvas { aspect-ratio: 1; }
 figcaption { font-size: 13px; font-weight: 600; }
 .note { font-size: 13px; margin: 2px 0; }
+.sum { min-height: 2.8em; }
+.loss { display: block; min-height: 1.4em; margin-top: 4px; }
 '''
 
 # %% ../nbs/06_playground.ipynb #2af902ef
@@ -642,17 +672,25 @@ table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nu
 th, td { font-weight: inherit; text-align: right; padding: 2px 10px; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th:first-child, th:last-child, td:last-child { text-align: left; }
-th[scope=row] { white-space: normal; overflow-wrap: anywhere; }
-thead th { font-size: 13px; }
-th:last-child, td:last-child { width: 45%; }
+th[scope=row] { white-space: normal; overflow-wrap: break-word; }
+.long { min-width: 4.5em; }
+th:nth-child(2) { width: 16%; }
+th:nth-child(3) { width: 17%; }
+th:nth-child(4) { width: 14%; }
+thead th { font-size: 13px; white-space: normal; vertical-align: bottom; }
+th:last-child, td:last-child { width: 38%; }
 .best { font-weight: 700; }
 td span { display: inline-block; width: 4.3em; }
 i { display: inline-block; height: 0.75em; background: var(--bar); }
 @media (prefers-reduced-motion: no-preference) { i { transition: width 80ms; } }
+@media (forced-colors: active) {
+  canvas:not(:focus-visible) { outline: 1px solid CanvasText; outline-offset: -1px; }
+  i { forced-color-adjust: none; background: CanvasText; }
+}
 @container (max-width: 34em) {
   .all { grid-template-columns: minmax(0, 1fr); }
-  .pad, .examples { margin-left: auto; margin-right: auto; }
   th, td, thead th { padding: 3px 4px; font-size: 13px; }
+  [type=range] { width: 120px; }
 }
 .unseen { position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden;
   clip-path: inset(50%); }
@@ -665,7 +703,7 @@ function mount(root) {
   const layers = config.layers.map(layer => unpack(layer, config.bits));
   const examples = config.examples.map(({label, image}) => ({label, image: expand(bytes(image))}));
   const pad = {root, names: config.names, layers, examples, ink: new Uint8ClampedArray(SIDE * SIDE),
-    past: [], centring: true, meant: -1, temperature: 1, waiting: null};
+    past: [], kind: null, pointer: null, centring: true, meant: -1, temperature: 1, waiting: null};
   pad.c = controls(pad);
   pad.d = displays(pad);
   const sheet = new CSSStyleSheet(), shadow = root.attachShadow({mode: 'open'});
@@ -886,7 +924,7 @@ def sketchpad(
     model: nn.Module,  # `Model`, or `nn.Sequential` of `nn.Linear` and `nn.ReLU` on 784 pixels
     classes: list | None = None,  # a name for each class; None: their numbers
     examples: tuple | None = None,  # (x, y), (n, 784) in [0, 1] and (n,); ten get a button
-    bits: int = 16,  # of each weight: 16, or 8 for half the size
+    bits: int = 16,  # of each weight: 16, or 8 for a smaller page
 ) -> Sketchpad:
     "A pad to draw on, that shows what the model sees and computes, as it is now."
     if bits not in (8, 16):

@@ -81,15 +81,19 @@ const sums = await tab.evaluate(() => {
 say(Math.abs(sums[0] - 1) < 1e-9 && sums[1] === 1 && sums[2] === 0 && sums[3] === 0, 'probabilities add to 1, and the largest logit is shifted to 0');
 
 // What is written is what was computed
+await tab.waitForTimeout(200);  // bars move for 80 ms
 const written = await tab.evaluate(() => {
   const {result, root} = document.querySelector('.mnist-mb-pad').pad;
   return [...root.shadowRoot.querySelectorAll('tbody tr')].map((row, i) => {
     const [logit, shifted, exp, prob] = [...row.querySelectorAll('td')].map(cell => cell.textContent.replace('−', '-'));
+    const bar = row.querySelector('i'), {paddingLeft, paddingRight, fontSize} = getComputedStyle(bar.parentElement);
+    const room = bar.parentElement.getBoundingClientRect().width - parseFloat(paddingLeft) - parseFloat(paddingRight) - 4.6*parseFloat(fontSize);
     return [logit - result.logits[i], shifted - result.shifted[i], parseFloat(exp) - result.exps[i], parseFloat(prob.replace('>', '')) - result.probs[i],
-      row.querySelector('i').style.width.slice(0, -1)/60 - result.probs[i], (row.className === 'best') - (result.best === i)];
+      bar.getBoundingClientRect().width/room - result.probs[i], (row.className === 'best') - (result.best === i)];
   });
 });
-say(written.length === 10 && written.flat().every(v => Math.abs(v) < 0.0051), 'the table shows the numbers, the bars and the leading class');
+const heads = await tab.locator('thead th').allTextContents();
+say(`${heads}` === 'class,logit,shifted (÷\u00a0T),exp,probability' && written.length === 10 && written.flat().every(v => Math.abs(v) < 0.0051), 'the table shows the numbers, the bars and the leading class');
 await tab.getByRole('button', {name: 'Clear'}).click();
 await tab.getByRole('button', {name: 'Random example'}).click();
 await wait(tab);
@@ -112,15 +116,35 @@ say(quick < 16, `a prediction and its drawing take ${quick.toFixed(1)} ms, ${slo
 // The loss, the temperature, the switch
 await tab.getByRole('button', {name: 'example: '}).first().click();
 await wait(tab);
+const colours = await at(tab, 'speaksText');
+say(/^logit −?[\d.]+ = for [\d.]+ \(blue\), against −?[\d.]+ \(orange\), biases −?[\d.]+$/.test(colours), `the text says which colour is which: ${colours}`);
 const label = await tab.getByRole('combobox').evaluate(s => s.value);
 const {loss, p} = await tab.evaluate(() => { const {result, meant} = document.querySelector('.mnist-mb-pad').pad; return {loss: result.loss, p: result.probs[meant]}; });
 say(Math.abs(loss + Math.log(p)) < 1e-9 && (await at(tab, 'loss')).includes(loss.toFixed(4)), `the loss of an example of a ${label} is −ln of its probability`);
-await tab.getByRole('slider').fill('1');
+const temperature = tab.getByRole('slider', {name: 'temperature', exact: true});
+const spoken = await temperature.getAttribute('aria-valuetext');
+const heard = await tab.evaluate(async () => {
+  const {status} = document.querySelector('.mnist-mb-pad').pad.d, slider = document.querySelector('.mnist-mb-pad').pad.c.temperature;
+  const frames = () => new Promise(done => requestAnimationFrame(() => setTimeout(done, 40)));
+  let changes = 0;
+  await frames();
+  new MutationObserver(() => changes++).observe(status, {childList: true, characterData: true});
+  const counts = [];
+  for (const kind of ['input', 'input', 'input', 'change']) {
+    slider.value = Number(slider.value) + 0.2;
+    slider.dispatchEvent(new Event(kind, {bubbles: true}));
+    await frames();
+    counts.push(changes);
+  }
+  return counts;
+});
+say(spoken === '1.00' && `${heard}` === '0,0,0,1', `the slider is called temperature, says ${spoken}, and is announced when it is let go (${heard})`);
+await temperature.fill('1');
 await wait(tab);
 const hot = await tab.evaluate(() => document.querySelector('.mnist-mb-pad').pad.result);
 const e = Object.values(hot.logits).map(v => Math.exp(v/10)), total = e.reduce((a, b) => a + b);
 say(Object.values(hot.probs).every((v, i) => Math.abs(v - e[i]/total) < 1e-9), 'a temperature of 10 divides the logits by 10');
-await tab.getByRole('slider').fill('0');
+await temperature.fill('0');
 
 // The keyboard alone, and what a screen reader hears
 await tab.getByRole('button', {name: 'Clear'}).click();
@@ -144,7 +168,101 @@ const cleared = await ink(tab);
 await tab.keyboard.press('Control+z');
 await tab.keyboard.press('Control+z');
 say(cleared === 0 && await ink(tab) === chosen, 'Delete clears; Ctrl Z twice brings back what was there before the move');
+// What Undo gives back; what has the focus
+const active = () => tab.evaluate(() => document.querySelector('.mnist-mb-pad').shadowRoot.activeElement?.className || 'no pad');
+const state = () => tab.evaluate(() => { const {ink, meant, c} = document.querySelector('.mnist-mb-pad').pad; return `${meant} ${c.meant.value} ${ink.reduce((a, v, i) => (31*a + v*i) % 1000003, 7)}`; });
+const undoButton = tab.getByRole('button', {name: 'Undo'}), clearButton = tab.getByRole('button', {name: 'Clear'});
+const third = tab.getByRole('button', {name: 'example: '}).nth(2);
+await clearButton.click();
+await third.focus();
+await tab.keyboard.press('Enter');
+const byKey = await active();
+await third.click();
+const byPointer = await active();
+say(byKey === 'no pad' && byPointer === 'pad', 'an example chosen by pointer hands the focus to the pad, by keyboard it does not');
+const start = await state();
+for (let i = 0; i < 60; i++) await tab.keyboard.press('ArrowDown');
+const pushed = await ink(tab);
+await undoButton.click();
+say(pushed === 0 && await state() === start, 'sixty moves with a key are one for Undo, and bring back what left the pad');
+await clearButton.click();
+const empty = await state();
+await undoButton.click();
+const again = await state();
+await tab.getByRole('combobox').selectOption('7');
+await undoButton.click();
+say(empty.startsWith('-1 -1') && again === start && await state() === start, `Undo brings back the digit that was meant with the ink (${start})`);
+await tab.locator('canvas.pad').focus();
+await tab.keyboard.press('Delete');
+await tab.keyboard.press('Control+Shift+z');
+const shifted = await ink(tab);
+await tab.locator('canvas.pad').evaluate(pad => pad.dispatchEvent(new KeyboardEvent('keydown', {key: 'Z', ctrlKey: true, bubbles: true})));
+say(shifted === 0 && await state() === start, 'Ctrl Z undoes with caps lock, and not with shift');
+const pen = await tab.locator('canvas.pad').boundingBox();
+await tab.mouse.move(pen.x + 40, pen.y + 40);
+await tab.mouse.down();
+await tab.mouse.move(pen.x + 60, pen.y + 200);
+const drawn = await state(), unmoved = [];
+for (const key of ['ArrowLeft', 'Delete', 'Control+z']) {
+  await tab.keyboard.press(key);
+  unmoved.push(await state() === drawn);
+}
+await tab.mouse.up();
+say(unmoved.every(Boolean) && await state() === drawn, 'keys do nothing during a stroke');
+
+// Nothing jumps: all that stands on the pad keeps its place and size, whatever is drawn
+const places = () => tab.evaluate(() => [...document.querySelector('.mnist-mb-pad').shadowRoot.querySelectorAll('*')].filter(e => !e.matches('i, option, td span, .hint, .unseen')).map(e => {
+  const {x, y, width, height} = e.getBoundingClientRect();
+  return `${e.tagName}${e.matches('tr') ? '' : `.${e.className}`} ${[x, y, width, height].map(Math.round)}`;
+}));
+for (const width of [1280, 390]) {
+  await tab.setViewportSize({width, height: 900});
+  const jumps = new Set();
+  await clearButton.click();
+  await wait(tab);
+  const still = await places();
+  for (const of of [0, 1, 4, 8]) {
+    await tab.getByRole('button', {name: 'example: '}).nth(of).click();
+    await wait(tab);
+    (await places()).forEach((place, i) => place === still[i] || jumps.add(`${still[i]} -> ${place}`));
+  }
+  say(!jumps.size, `${width} px: nothing jumps when an example comes${jumps.size ? `; ${[...jumps].slice(0, 4)}` : ''}`);
+}
+const edges = await tab.evaluate(() => ['canvas.pad', '.buttons', '.examples'].map(name => document.querySelector('.mnist-mb-pad').shadowRoot.querySelector(name).getBoundingClientRect().x));
+await tab.setViewportSize({width: 320, height: 900});
+const tops = await tab.evaluate(() => [...document.querySelector('.mnist-mb-pad').shadowRoot.querySelectorAll('.pair canvas')].map(e => [e.getBoundingClientRect().y, e.clientWidth - e.clientHeight]));
+say(new Set(edges).size === 1 && `${tops[0]}` === `${tops[1]}` && tops[0][1] === 0, `390 px: pad, buttons and examples align (${edges}); 320 px: the two pictures stand side by side (${tops})`);
+await tab.setViewportSize({width: 1280, height: 900});
 await clean(tab, 'a saved page');
+
+// Text colours of every notation; high contrast
+const themes = [];
+for (const [colour, want] of Object.entries({'rgb(20 20 20)': 'light', '#eee': 'dark', 'oklch(0.93 0.02 250)': 'dark', 'oklch(0.3 0.1 250)': 'light', 'oklab(0.9 0 0)': 'dark', 'lab(90 5 5)': 'dark', 'lab(20 5 5)': 'light', 'lch(30 20 200)': 'light', 'color(display-p3 0.9 0.9 0.85)': 'dark', 'color(srgb 0.1 0.1 0.2)': 'light', 'color-mix(in oklab, white 90%, black)': 'dark'})) {
+  await tab.evaluate(colour => { document.querySelector('.mnist-mb-pad').style.color = colour; }, colour);
+  await tab.waitForTimeout(60);
+  await wait(tab);
+  const got = await tab.evaluate(() => document.querySelector('.mnist-mb-pad').shadowRoot.firstChild.className);
+  if (got !== `all ${want}`) themes.push(`${colour}: ${got}`);
+}
+say(!themes.length, `light text of any notation makes a dark pad${themes.length ? `; ${themes}` : ''}`);
+const small = () => tab.evaluate(() => {
+  const {d, result: {speaks}} = document.querySelector('.mnist-mb-pad').pad, largest = Math.max(...speaks.map(Math.abs));
+  const {data} = d.speaks.getContext('2d').getImageData(0, 0, 28, 28);
+  return Math.max(...Array.from(speaks, (v, i) => Math.abs(data[4*i + 3]/255 - (Math.abs(v)/largest)**0.6)));
+});
+const raised = await small();
+await tab.evaluate(() => { document.querySelector('.mnist-mb-pad').style.color = ''; });
+await tab.waitForTimeout(60);
+await wait(tab);
+say(raised < 0.01 && await small() > 0.05, 'on a dark page small contributions are raised by a power of 0.6, on a light one not');
+await tab.emulateMedia({forcedColors: 'active'});
+await tab.evaluate(() => document.activeElement.blur());
+const contrast = await tab.evaluate(() => {
+  const {shadowRoot} = document.querySelector('.mnist-mb-pad'), style = name => getComputedStyle(shadowRoot.querySelector(name));
+  return [style('canvas.pad').outlineStyle, style('.pair canvas').outlineStyle, style('i').backgroundColor, getComputedStyle(document.body).color];
+});
+say(contrast[0] === 'solid' && contrast[1] === 'solid' && contrast[2] === contrast[3], `in high contrast the pictures have a border and the table bars (${contrast})`);
+await tab.emulateMedia({forcedColors: 'none'});
 
 // Dark and light, little motion, a phone and a finger
 await tab.emulateMedia({colorScheme: 'dark', reducedMotion: 'reduce'});
@@ -175,12 +293,21 @@ const before = await at(tab, 'verdict', 0);
 await stroke(tab, [[0.2, 0.5], [0.8, 0.5]], 1, 'pen');
 await wait(tab);
 say(apart.every(Boolean) && await ink(tab, 1) > 0 && await at(tab, 'verdict', 0) === before, 'two pads with different networks do not disturb each other');
-const heads = await tab.locator('.mnist-mb-pad').nth(1).locator('tbody th').allTextContents();
-say(`${heads}` === `${job.names}` && await tab.locator('.mnist-mb-pad').nth(1).locator('img:visible').count() === 0, 'names of classes are text, whatever is in them');
+const named = await tab.locator('.mnist-mb-pad').nth(1).locator('tbody th').allTextContents();
+say(`${named}` === `${job.names}` && await tab.locator('.mnist-mb-pad').nth(1).locator('img:visible').count() === 0, 'names of classes are text, whatever is in them');
 await tab.evaluate(() => { document.body.className = 'quarto-dark'; });
 await wait(tab);
 say(await tab.evaluate(() => [...document.querySelectorAll('.mnist-mb-pad')].every(r => r.shadowRoot.firstChild.className === 'all dark')), 'pads follow the theme of the page');
 await clean(tab, 'two pads');
+tab = await open('fashion.html', {viewport: {width: 390, height: 844}});
+const torn = await tab.evaluate(() => [...document.querySelector('.mnist-mb-pad').shadowRoot.querySelectorAll('tbody th')].flatMap(th => [...th.textContent.matchAll(/[^\s\/-]+/g)].filter(({0: word, index}) => {
+  const range = document.createRange();
+  range.setStart(th.firstChild, index);
+  range.setEnd(th.firstChild, index + word.length);
+  return range.getClientRects().length > 1;
+}).map(([word]) => word)));
+const wide = await tab.evaluate(() => { const s = document.querySelector('.mnist-mb-pad').shadowRoot.querySelector('.scroll'); return [document.scrollingElement.scrollWidth, s.scrollWidth - s.clientWidth]; });
+say(!torn.length && `${wide}` === '390,0', `390 px: no name of a class breaks inside a word (${torn}), and the table fits (${wide})`);
 tab = await open('other.html');
 await clean(tab, 'a saved page with names that look like code');
 
