@@ -884,9 +884,7 @@ class Sketchpad:
         overwrite: bool = False,  # may it replace a file?
     ) -> None:
         "Write a whole page with the pad, which needs no other file and no network."
-        if Path(path).is_file() and not overwrite:
-            raise ValueError(f'{path} exists: choose another name, or say overwrite=True')
-        _check_output(path, overwrite=True)
+        _check_output(path, overwrite, 'overwrite=True')
         page = _page(self.body, self.script, str(title))
         _write_whole(path, lambda f: f.write_text(page, encoding='utf-8'))
 

@@ -27,8 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 from .data import DataError, _write_whole, get_data
 from .nll import _check_values, cross_entropy
 from .training import (
-    Model, PlainSGD, _check_files, _check_positive, _CrossEntropy, _new_model, _notes, _threads,
-    accuracy, fit, minibatches, train_epoch)
+    Model, PlainSGD, _check_files, _check_positive, _command, _CrossEntropy, _Losses, _new_model,
+    _notes, _threads, accuracy, fit, minibatches, train_epoch)
 
 # %% ../nbs/05_scaling.ipynb #317288d1
 def best_of(
@@ -182,16 +182,16 @@ def closed_form_epoch(
                 z = xb.new_empty(z.size(0), xb.size(0))
                 closed_form_step(weights, xb.size(0), lr)(xb, yb, z)
             logits.seen.append((z, yb))
-        return logits.mean_loss()
+        return logits.mean()
     finally:
         weights.store()
 
 # %% ../nbs/05_scaling.ipynb #de892bd7
-class _Logits:
+class _Logits(_Losses):
     "The logits, (c, bs), and targets of up to a hundred minibatches; the mean loss of all so far."
     def __init__(self, xb, c):
-        self.views = xb.new_empty(100, c, len(xb)).unbind()
-        self.seen, self.losses, self.rows = [], [], 0
+        super().__init__(cross_entropy)
+        self.views, self.seen = xb.new_empty(100, c, len(xb)).unbind(), []
 
     def room(self):
         "Where the next logits go, again and again."
@@ -205,13 +205,12 @@ class _Logits:
             same = [pair for pair in self.seen if pair[1].numel() == n]
             z, target = (torch.stack(tensors) for tensors in zip(*same))
             losses = z.logsumexp(1, keepdim=True) - z.gather(1, target[:, None])
-            self.losses.append(losses.double().sum() if losses.is_cpu else losses.float().sum())
-            self.rows += target.numel()
+            self.add(losses.mean(), target.numel())
         self.seen.clear()
 
-    def mean_loss(self):
+    def mean(self):
         self.judge()
-        return (torch.stack(self.losses).cpu().double().sum()/self.rows).item()
+        return super().mean()
 
 # %% ../nbs/05_scaling.ipynb #9a95e06f
 def _looked_at(batches, loss_func, weights):
@@ -225,7 +224,7 @@ def _looked_at(batches, loss_func, weights):
     if loss_func is cross_entropy:
         batches = (pair for pair in batches if not _check_values(pair[1], c, None, None))
     else:
-        loss_func.look(first[0].new_empty(1, c))
+        loss_func.look(c)
     return first[0], batches
 
 # %% ../nbs/05_scaling.ipynb #6f08e63c
@@ -384,7 +383,7 @@ def bench(
     overwrite: bool = False,  # may `plot` replace a file?
 ):
     "Compare the ways of training the network of the course: seconds, ratios and accuracy."
-    try:
+    with _command('mnist_mb_bench'):
         _check_positive(lr=lr, bs=bs, nh=nh, rounds=rounds)
         _check_files(None, plot, overwrite)
         with _notes():
@@ -395,11 +394,6 @@ def bench(
         if plot:
             _write_whole(plot, lambda f: plot_benchmark(table).figure.savefig(f, dpi=150))
             print(f'ratios: {plot}')
-    except (ValueError, DataError) as e:
-        raise SystemExit(f'mnist_mb_bench: {e}') from None
-    except KeyboardInterrupt:
-        print('mnist_mb_bench: interrupted', file=sys.stderr)
-        raise SystemExit(130) from None
 
 # %% ../nbs/05_scaling.ipynb #3dc01676
 def share(

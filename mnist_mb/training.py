@@ -218,13 +218,14 @@ class _CrossEntropy:
     def __init__(self, y):
         self.y = y
 
-    def look(self, out):
+    def look(self, c):
+        "Once: are all targets from 0 to c-1?"
         if self.y is not None:
-            _check_values(self.y, out.shape[-1], None, None)
+            _check_values(self.y, c, None, None)
             self.y = None
 
     def __call__(self, out, yb):
-        self.look(out)
+        self.look(out.shape[-1])
         return cross_entropy(out, yb, check=False)
 
 # %% ../nbs/03_training.ipynb #3cf7002d
@@ -248,7 +249,7 @@ class _CrossEntropyLosses(_Losses):
         self.plain = dtypes and out.ndim == 2 and out.shape[:1] == yb.shape
         self.out_size, self.size = out.numel(), yb.numel()
         self.minus = out.new_full((len(out), 1), -1/len(out))
-        self.loss_func.look(out)
+        self.loss_func.look(out.shape[-1])
 
     def backward(self, out, yb):
         if out.numel() != self.out_size or yb.numel() != self.size:
@@ -501,15 +502,15 @@ def _check_files(save, plot, overwrite):
             raise ValueError(f'{plot} should end in one of .{" .".join(kinds)}')
 
 # %% ../nbs/03_training.ipynb #4c1411b6
-def _check_output(path, overwrite):
-    "Refuse a file that can't be written later."
+def _check_output(path, overwrite, cure='--overwrite'):
+    "Refuse a file that can't be written later; one that is there, unless one says `cure`."
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"can't write {path}: it is a folder")
     if not path.parent.is_dir():
         raise ValueError(f"can't write {path}: there is no folder {path.parent}")
     if path.exists() and not overwrite:
-        raise ValueError(f'{path} exists: choose another name, or say --overwrite')
+        raise ValueError(f'{path} exists: choose another name, or say {cure}')
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as e:
@@ -550,6 +551,18 @@ def _ready(team, epochs, bs, lr, nh, seed, fast, save, plot, overwrite):
         _check_files(save, plot, overwrite)
     return _new_model(nh, seed, team.device)
 
+# %% ../nbs/03_training.ipynb #a09e0a48
+@contextmanager
+def _command(name):
+    "What the user can mend, and Ctrl+C, end the command `name` in one line."
+    try:
+        yield
+    except (ValueError, DataError) as e:
+        raise SystemExit(f'{name}: {e}') from None
+    except KeyboardInterrupt:
+        print(f'{name}: interrupted', file=sys.stderr)
+        raise SystemExit(130) from None
+
 # %% ../nbs/03_training.ipynb #4dd7e5fd
 @call_parse
 def train(
@@ -566,13 +579,7 @@ def train(
     fast: bool = False,  # with the derivatives written out: the same, some three times faster
 ):
     "Train the network of the course, and test it."
-    try:
-        with _team(device) as team:
-            model = team.agree(lambda: _ready(
-                team, epochs, bs, lr, nh, seed, fast, save, plot, overwrite))
-            _train(team, model, data, epochs, bs, lr, seed, fast, save, plot)
-    except (ValueError, DataError) as e:
-        raise SystemExit(f'mnist_mb_train: {e}') from None
-    except KeyboardInterrupt:
-        print('mnist_mb_train: interrupted', file=sys.stderr)
-        raise SystemExit(130) from None
+    with _command('mnist_mb_train'), _team(device) as team:
+        model = team.agree(lambda: _ready(
+            team, epochs, bs, lr, nh, seed, fast, save, plot, overwrite))
+        _train(team, model, data, epochs, bs, lr, seed, fast, save, plot)
