@@ -6,13 +6,14 @@
 __all__ = ['check_positive', 'check_logits', 'check_target', 'check_probabilities', 'check_nll', 'check_cross_entropy',
            'eval_mode', 'check_fit', 'check_output', 'verdict']
 
-# %% ../nbs/13_checks.ipynb #c3a2faed
+# %% ../nbs/13_checks.ipynb #11508c7f
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from math import log
 from numbers import Integral, Real
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -170,21 +171,22 @@ def _check_weight(weight, c, values):
         raise ValueError(f'the weight of class {int(j)} is {weight[j].item():.4g}: '
                          'weights are finite, and 0 or more')
 
-# %% ../nbs/13_checks.ipynb #2b8a68da
+# %% ../nbs/13_checks.ipynb #824dfd4d
 @contextmanager
 def eval_mode(
     model: nn.Module,  # any module
 ) -> Iterator[None]:
     "The model in evaluation mode while the block runs; then each part as it was."
-    modes = [(part, part.training) for part in model.modules()]
+    parts = list(model.modules())
+    modes = list(map(attrgetter('training'), parts))
     model.eval()
     try:
         yield
     finally:
-        for part, mode in modes:
+        for part, mode in zip(parts, modes):
             part.training = mode
 
-# %% ../nbs/13_checks.ipynb #4c9d12c1
+# %% ../nbs/13_checks.ipynb #3e673e1a
 def check_fit(
     model: nn.Module,  # gives logits
     train,  # a pair (x, y) or an iterable of minibatches
@@ -213,11 +215,11 @@ def check_fit(
                                 '(x, y), or give minibatches again and again, as a '
                                 'DataLoader or a list does')
             continue
-        if len(data) != 2 or not all(isinstance(t, Tensor) for t in data):
-            kinds = ', '.join(type(t).__name__ for t in data)
+        kinds = list(map(type, data))
+        x, y = data if len(data) == 2 else (None, None)
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             raise TypeError(f'{name} is a tuple of {kinds}; it must be a pair of '
                             'tensors (x, y): use torch.as_tensor')
-        x, y = data
         if x.ndim == 0 or y.ndim == 0 or not len(x) == len(y) > 0:
             raise ValueError(f'{name}: x has the shape {tuple(x.shape)} and y '
                              f'{tuple(y.shape)}; as many rows are needed, at least one')
