@@ -215,4 +215,9 @@ d = { 'settings': { 'branch': 'main',
                                    'mnist_mb.training.minibatches': ('training.html#minibatches', 'mnist_mb/training.py'),
                                    'mnist_mb.training.plot_history': ('training.html#plot_history', 'mnist_mb/training.py'),
                                    'mnist_mb.training.report': ('training.html#report', 'mnist_mb/training.py'),
-                                   'mnist_mb.training.train_epoch': ('training.html#train_epoch', 'mnist_mb/training.py')}}}
+                                   'mnist_mb.training.train_epoch': ('training.html#train_epoch', 'mnist_mb/training.py')},
+            'mnist_mb.tuning': { 'mnist_mb.tuning._check_range': ('tuning.html#_check_range', 'mnist_mb/tuning.py'),
+                                 'mnist_mb.tuning._endless': ('tuning.html#_endless', 'mnist_mb/tuning.py'),
+                                 'mnist_mb.tuning._running': ('tuning.html#_running', 'mnist_mb/tuning.py'),
+                                 'mnist_mb.tuning.lr_find': ('tuning.html#lr_find', 'mnist_mb/tuning.py'),
+                                 'mnist_mb.tuning.plot_lr_find': ('tuning.html#plot_lr_find', 'mnist_mb/tuning.py')}}}
