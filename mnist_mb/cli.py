@@ -5,34 +5,34 @@
 # %% auto #0
 __all__ = ['train', 'bench', 'main']
 
-# %% ../nbs/14_cli.ipynb #4f4bf28a
+# %% ../nbs/14_cli.ipynb #26d06f39
 import os
 import sys
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from functools import wraps
+from functools import partial, wraps
 from math import ceil, isfinite
 from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from fastcore.script import anno_parser
 from tqdm import tqdm
 
 from .checks import check_output, check_positive
 from .data import DataError, get_data
+from .evaluation import accuracy_interval
 from .data import _write_whole as write_whole
 from .training import (
     Model, PlainSGD, evaluate, minibatches, plot_history, train_epoch)
-from .evaluation import accuracy_interval
 
-# %% ../nbs/14_cli.ipynb #4def4abd
+# %% ../nbs/14_cli.ipynb #ad857ed4
 def _command(func):
-    "`func` as a command; without arguments it takes those of the command line."
+    "`func` as a command; without arguments it reads the command line."
     name = f'mnist_mb_{func.__name__}'
-    @wraps(func)
     def run(**options):
         if not options:
             options = vars(anno_parser(func, prog=name).parse_args())
@@ -42,76 +42,77 @@ def _command(func):
                 warnings.showwarning = _note
                 func(**options)
         except KeyboardInterrupt:
-            print(f'{name}: interrupted', file=sys.stderr)
+            _say(f'{name}: interrupted', sys.stderr)
             raise SystemExit(130) from None
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(1) from None
-    return run
+    return wraps(func)(run)
+
+# %% ../nbs/14_cli.ipynb #0b23c1b2
+def _say(text, file=None):
+    "Print a line; of several processes that run together, only rank 0 does."
+    if os.environ.get('RANK', '0').strip() == '0':
+        print(text, file=file, flush=True)
 
 def _note(message, *args, **kwargs):
-    if os.environ.get('RANK', '0') == '0':
-        print(f'note: {message}', file=sys.stderr)
+    _say(f'note: {message}', sys.stderr)
 
-# %% ../nbs/14_cli.ipynb #7e930d68
+# %% ../nbs/14_cli.ipynb #8f7f9169
 class _Team:
     "The processes that run a command together, mostly one."
     def __init__(self, name, rank=0, size=1, local=0):
         self.name, self.rank, self.size, self.local = name, rank, size, local
-        if size > 1:
-            from torch.distributed import new_group
-            self.group = new_group(backend='gloo', timeout=timedelta(hours=1))
-
-    def agree(self, work):
-        "The result of `work` in this process; an error of one ends all."
-        for turn in (True, False):
-            error = None
-            if (self.local == 0) == turn:
-                try:
-                    result = work()
-                except (ValueError, DataError) as e:
-                    error = str(e)
-            for rank, error in enumerate(self.gather(error)):
-                if error is not None:
-                    self.end(f'rank {rank}: {error}' if rank else error)
-        return result
+        if size > 1:  # a group that waits, as a download takes its time
+            self.group = dist.new_group(backend='gloo', timeout=timedelta(0, 3600))
 
     def gather(self, value):
         "The values of all, by rank."
-        if self.size == 1:
-            return [value]
-        from torch.distributed import all_gather_object
-        values = [None]*self.size
-        all_gather_object(values, value, self.group)
+        values = [value]*self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, self.group)
         return values
 
-    def say(self, text, file=None):
-        if self.rank == 0:
-            print(text, file=file, flush=True)
+    def agree(self, work):
+        "The result of `work` in this process; an error in one ends all."
+        for first in (True, False):
+            error = None
+            if (self.local == 0) == first:
+                try:
+                    result = work()
+                except (ValueError, DataError) as e:
+                    error = f'rank {self.rank}: {e}' if self.rank else f'{e}'
+            for text in filter(None, self.gather(error)):
+                self.end(text)
+        return result
 
     def end(self, text):
         "End all processes, with one line and the exit code 1."
-        self.say(f'{self.name}: {text}', sys.stderr)
+        _say(f'{self.name}: {text}', sys.stderr)
         self.gather(None)  # nobody leaves before it is said
         raise SystemExit(1)
 
-# %% ../nbs/14_cli.ipynb #3ca9d1da
+# %% ../nbs/14_cli.ipynb #4e012c80
 @contextmanager
 def _together(name, device):
-    "The team and this process's device; a process that loses the others says so."
-    if os.environ.get('WORLD_SIZE', '').strip() in ('', '1'):
+    "The team and this process's device; a lost process is told in one line."
+    if os.environ.get('WORLD_SIZE', '1').strip() in ('', '1'):
         yield _Team(name), device
         return
     from mnist_mb.distributed import process_group, ranks
-    rank, size, local = ranks()
     try:
-        with process_group(device) as own:
-            yield _Team(name, rank, size, local), own
-    except (RuntimeError, ValueError) as e:
-        why = str(e).splitlines()[0]
-        raise SystemExit(f'{name}: rank {rank} of {size} stopped: {why}') from None
+        with ExitStack() as stack:
+            try:
+                place = ranks()
+                own = stack.enter_context(process_group(device))
+            except ValueError as e:
+                raise SystemExit(f'{name}: {e}') from None
+            yield _Team(name, *place), own
+    except RuntimeError as e:
+        raise SystemExit(f'{name}: rank {place[0]} of {place[1]} stopped: '
+                         f'{str(e).splitlines()[0]}') from None
 
-# %% ../nbs/14_cli.ipynb #aa97cf31
+# %% ../nbs/14_cli.ipynb #3a30c5c5
 def _output(path, overwrite, picture=False):
     "The path of a file that can be written later; None if none is asked for."
     if not path:
@@ -122,10 +123,10 @@ def _output(path, overwrite, picture=False):
         from matplotlib.figure import Figure
         kinds = sorted(Figure().canvas.get_supported_filetypes())
         if path.suffix[1:].lower() not in kinds:
-            raise ValueError(f'{path} should end in one of .{" .".join(kinds)}')
+            raise ValueError(f'{path} should end in .{", .".join(kinds)}')
     return path
 
-# %% ../nbs/14_cli.ipynb #fc2fce55
+# %% ../nbs/14_cli.ipynb #ccdc722f
 def _new_model(nh, seed, device):
     "The network of the course, on the device."
     try:
@@ -133,50 +134,49 @@ def _new_model(nh, seed, device):
             torch.manual_seed(seed)
             model = Model(784, nh, 10).to(device)
         model(torch.zeros(1, 784, device=device)).sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise ValueError(f'no network with nh {nh} and seed {seed} on device '
-                         f"'{device}': {str(e).splitlines()[0]}") from e
+    except (RuntimeError, ValueError, AssertionError) as e:
+        why = str(e).splitlines()[0]
+        raise ValueError(f'no network with nh {nh} and seed {seed} '
+                         f"on device '{device}': {why}") from e
     return model
 
-# %% ../nbs/14_cli.ipynb #72b088ee
+# %% ../nbs/14_cli.ipynb #96517536
 def _train(team, model, train, valid, epochs, bs, lr, seed, epoch_func):
     "Train as `fit` does, and print a line per epoch; its history."
-    history, order = [], torch.Generator().manual_seed(seed)
-    optimizer = PlainSGD(model.parameters(), lr)
+    names, history = ['train_loss', 'valid_loss', 'valid_accuracy'], []
+    order = torch.Generator().manual_seed(seed)
+    optimizer, n = PlainSGD(model.parameters(), lr), ceil(len(train[0])/bs)
     try:
         for epoch in range(1, epochs + 1):
-            batches = tqdm(minibatches(*train, bs, generator=order),
-                           total=ceil(len(train[0])/bs), leave=False,
-                           disable=None if team.rank == 0 else True)
+            batches = tqdm(minibatches(*train, bs, generator=order), total=n,
+                           leave=False, disable=True if team.rank else None)
             loss = epoch_func(model, batches, optimizer, F.cross_entropy)
             if not isfinite(loss):
-                team.end(f'training diverged: the loss is {loss} in epoch {epoch}; '
-                         f'try a smaller --lr than {lr}')
+                team.end(f'training diverged: the loss of epoch {epoch} is '
+                         f'{loss}; try a smaller --lr than {lr}')
             history.append([loss, *evaluate(model, valid)])
-            team.say('epoch {} train_loss {:.4f} valid_loss {:.4f} '
-                     'valid_accuracy {:.4f}'.format(epoch, *history[-1]))
+            _say(f'epoch {epoch}' + ''.join(
+                f' {name} {value:.4f}' for name, value in zip(names, history[-1])))
     except KeyboardInterrupt:
         if team.size > 1 or not history:
             raise
-        team.say(f'note: interrupted: {len(history)} of {epochs} epochs are '
-                 'finished', sys.stderr)
-    return pd.DataFrame(history, range(1, len(history) + 1),
-                        ['train_loss', 'valid_loss', 'valid_accuracy'])
+        _note(f'interrupted after {len(history)} of {epochs} epochs')
+    return pd.DataFrame(history, range(1, len(history) + 1), names)
 
-# %% ../nbs/14_cli.ipynb #38f0a1b0
+# %% ../nbs/14_cli.ipynb #f637965a
 @_command
 def train(
-    data: str = 'auto',  # 'mnist', 'drawn', 'fashion', 'kmnist', a path; 'auto': MNIST or drawn
+    data: str = 'auto',  # auto: mnist, else drawn; fashion, kmnist, a path
     epochs: int = 3,  # passes through the training set
     bs: int = 50,  # rows in a minibatch
     lr: float = 0.5,  # learning rate
     nh: int = 50,  # hidden activations
     seed: int = 1,  # for the initial weights and the order of the rows
-    device: str = 'cpu',  # 'cpu', 'cuda', 'mps', …
+    device: str = 'cpu',  # cpu, cuda, mps, …
     save: str = None,  # write the trained weights to this file
-    plot: str = None,  # write the learning curves to this file (.png, .pdf, .svg, …)
-    overwrite: bool = False,  # may `save` and `plot` replace files?
-    fast: bool = False,  # with the derivatives written out: the same, some three times faster
+    plot: str = None,  # write the learning curves here (.png, .pdf, .svg, …)
+    overwrite: bool = False,  # may they replace files?
+    fast: bool = False,  # without autograd: the same numbers, faster
 ):
     "Train the network of the course, and test it."
     with _together('mnist_mb_train', device) as (team, own):
@@ -184,70 +184,80 @@ def train(
             check_positive(epochs=epochs, bs=bs, nh=nh)
             check_positive(whole=False, lr=lr)
             if fast and team.size > 1:
-                raise ValueError('--fast is for one process; leave it out with torchrun')
-            files = [] if team.rank else [_output(save, overwrite),
-                                          _output(plot, overwrite, picture=True)]
-            if save and plot and len({path.resolve() for path in files}) == 1:
+                raise ValueError('--fast is for one process, without torchrun')
+            files = None, None
+            if team.rank == 0:
+                files = _output(save, overwrite), _output(plot, overwrite, True)
+            if all(files) and files[0].resolve() == files[1].resolve():
                 raise ValueError(f'save and plot are the same file, {save}')
-            return _new_model(nh, seed, own), *(files or (None, None))
+            return _new_model(nh, seed, own), *files
         model, weights, curves = team.agree(ready)
         splits = team.agree(lambda: get_data(data))
-        team.say(f'data: {splits.name}, from {splits.where}')
-        sets = [(x.to(own), y.to(own)) for x, y in splits]
-        if fast:
-            from mnist_mb.speed import manual_epoch as epoch_func
-        elif team.size > 1:
-            from mnist_mb.distributed import distributed_epoch as epoch_func
-        else:
-            epoch_func = train_epoch
-        history = _train(team, model, *sets[:2], epochs, bs, lr, seed, epoch_func)
-        _, acc = evaluate(model, sets[2])
-        low, high = accuracy_interval(round(acc*len(sets[2][1])), len(sets[2][1]))
-        team.say(f'test accuracy {acc:.4f}, 95 % interval {low:.4f} to {high:.4f}')
+        if len(seen := set(team.gather(repr(splits)))) > 1:
+            team.end('the processes have different data: ' + ', '.join(seen))
+        _say(f'data: {splits.name}, from {splits.where}')
+        *sets, (x, y) = [(x.to(own), y.to(own)) for x, y in splits]
+        epoch_func = _epoch_func(fast, team.size)
+        history = _train(team, model, *sets, epochs, bs, lr, seed, epoch_func)
+        acc = evaluate(model, (x, y))[1]
+        low, high = accuracy_interval(round(acc*len(y)), len(y))
+        _say(f'test accuracy {acc:.4f}, 95 % interval {low:.4f} to {high:.4f}')
         if weights:
-            write_whole(weights, lambda f: torch.save(model.cpu().state_dict(), f))
-            team.say(f'weights: {weights}')
+            write_whole(weights, partial(torch.save, model.cpu().state_dict()))
+            _say(f'weights: {weights}')
         if curves:
-            write_whole(curves, lambda f: plot_history(history)[0].figure.savefig(f, dpi=150))
-            team.say(f'learning curves: {curves}')
+            figure = plot_history(history)[0].figure
+            write_whole(curves, partial(figure.savefig, dpi=150))
+            _say(f'learning curves: {curves}')
         if len(history) < epochs:
             raise SystemExit(130)
 
-# %% ../nbs/14_cli.ipynb #38b003e5
+# %% ../nbs/14_cli.ipynb #4994f516
+def _epoch_func(fast, size):
+    "What trains for an epoch; imported only where it is used."
+    if fast:
+        from mnist_mb.speed import manual_epoch
+        return manual_epoch
+    if size > 1:
+        from mnist_mb.distributed import distributed_epoch
+        return distributed_epoch
+    return train_epoch
+
+# %% ../nbs/14_cli.ipynb #8b493628
 @_command
 def bench(
-    data: str = 'auto',  # 'mnist', 'drawn', 'fashion', 'kmnist', a path; 'auto': MNIST or drawn
+    data: str = 'auto',  # auto: mnist, else drawn; fashion, kmnist, a path
     bs: int = 50,  # rows in a minibatch
     lr: float = 0.5,  # learning rate
     nh: int = 50,  # hidden activations
     rounds: int = 5,  # how often each way does an epoch, in turns
     plot: str = None,  # write the ratios to this file (.png, .pdf, .svg, …)
-    overwrite: bool = False,  # may `plot` replace a file?
+    overwrite: bool = False,  # may it replace a file?
 ):
-    "Compare the ways of training the network of the course: seconds, ratios, accuracy."
+    "Compare ways of training the same network: seconds, ratios, accuracy."
     from mnist_mb.speed import benchmark, plot_benchmark
-    team = _Team('mnist_mb_bench')
     def ready():
         check_positive(bs=bs, nh=nh, rounds=rounds)
         check_positive(whole=False, lr=lr)
         return _output(plot, overwrite, picture=True), get_data(data)
-    picture, splits = team.agree(ready)
-    team.say(f'data: {splits.name}, from {splits.where}')
+    picture, splits = _Team('mnist_mb_bench').agree(ready)
+    _say(f'data: {splits.name}, from {splits.where}')
     table = benchmark(*splits[:2], bs=bs, lr=lr, nh=nh, rounds=rounds)
     short = table.round({'seconds': 3, 'ratio': 2, 'accuracy': 4})
-    team.say(short.astype(object).where(table.notna(), '').to_markdown())
+    _say(short.astype(object).where(table.notna(), '').to_markdown())
     if picture:
-        write_whole(picture, lambda f: plot_benchmark(table).figure.savefig(f, dpi=150))
-        team.say(f'ratios: {picture}')
+        figure = plot_benchmark(table).figure
+        write_whole(picture, partial(figure.savefig, dpi=150))
+        _say(f'ratios: {picture}')
 
-# %% ../nbs/14_cli.ipynb #a0e12a92
+# %% ../nbs/14_cli.ipynb #171dcc81
 def main() -> None:
     "Run the command that the first argument names: train or bench."
     commands = {'train': train, 'bench': bench}
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ''
     if name not in commands:
-        raise SystemExit('usage: python -m mnist_mb.cli train or bench, and its '
-                         f'arguments (--help lists them); {name!r} is no command')
+        raise SystemExit(f'{name!r} is no command: say train or bench, and '
+                         'its arguments, which --help lists')
     commands[name]()
 
 # %% ../nbs/14_cli.ipynb #d4d30839
