@@ -1,22 +1,22 @@
 // The drawing pad: a network's forward pass, and what a person sees of it. The Python function
 // `sketchpad` puts this file into a page, within a function of its own; there the two texts below
 // are the style sheet, pad.css, and a name for this version of the code.
-const STYLE = "PAD_CSS",
-  CODE = "PAD_CODE";
+const STYLE = 'PAD_CSS',
+  CODE = 'PAD_CODE';
 
-const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
 
-function unpack({ weight, scale, bias, relu }, bits) {
+function unpack({weight, scale, bias, relu}, bits) {
   const Whole = bits === 8 ? Int8Array : Int16Array;
   const rows = weight.map((text, i) =>
-    Float32Array.from(new Whole(bytes(text).buffer), (q) => q * scale[i]),
+    Float32Array.from(new Whole(bytes(text).buffer), q => q * scale[i]),
   );
-  return { rows, bias, relu };
+  return {rows, bias, relu};
 }
 
 function forward(layers, pixels) {
   const activations = [pixels];
-  for (const { rows, bias, relu } of layers) {
+  for (const {rows, bias, relu} of layers) {
     const input = activations.at(-1);
     activations.push(
       rows.map((row, i) => {
@@ -30,20 +30,20 @@ function forward(layers, pixels) {
 }
 
 function softmax(logits, temperature) {
-  const scaled = logits.map((v) => v / temperature);
+  const scaled = logits.map(v => v / temperature);
   const largest = Math.max(...scaled);
-  const shifted = scaled.map((v) => v - largest);
-  const exps = shifted.map((v) => Math.exp(v));
+  const shifted = scaled.map(v => v - largest);
+  const exps = shifted.map(v => Math.exp(v));
   const sum = exps.reduce((a, b) => a + b);
-  const probs = exps.map((v) => v / sum);
-  const logProbs = shifted.map((v) => v - Math.log(sum));
-  return { shifted, exps, sum, probs, logProbs };
+  const probs = exps.map(v => v / sum);
+  const logProbs = shifted.map(v => v - Math.log(sum));
+  return {shifted, exps, sum, probs, logProbs};
 }
 
 function contributions(layers, activations, k) {
   let slope = activations.at(-1).map((_, i) => Number(i === k));
   for (let l = layers.length - 1; l >= 0; l--) {
-    const { rows, relu } = layers[l],
+    const {rows, relu} = layers[l],
       output = activations[l + 1];
     const back = new Float64Array(rows[0].length);
     rows.forEach((row, i) => {
@@ -62,8 +62,8 @@ function brush(ink, [x0, y0], [x1, y1]) {
   const dx = x1 - x0,
     dy = y1 - y0,
     square = dx * dx + dy * dy || 1;
-  const from = (v) => Math.max(0, Math.floor(v - RADIUS - 1));
-  const to = (v) => Math.min(SIDE - 1, Math.ceil(v + RADIUS + 1));
+  const from = v => Math.max(0, Math.floor(v - RADIUS - 1));
+  const to = v => Math.min(SIDE - 1, Math.ceil(v + RADIUS + 1));
   for (let y = from(Math.min(y0, y1)); y <= to(Math.max(y0, y1)); y++) {
     for (let x = from(Math.min(x0, x1)); x <= to(Math.max(x0, x1)); x++) {
       const along = ((x + 0.5 - x0) * dx + (y + 0.5 - y0) * dy) / square;
@@ -76,7 +76,7 @@ function brush(ink, [x0, y0], [x1, y1]) {
 }
 
 function shares(size, wanted) {
-  return Array.from({ length: wanted }, (_, i) => {
+  return Array.from({length: wanted}, (_, i) => {
     const step = size / wanted,
       low = i * step,
       high = low + step,
@@ -87,7 +87,7 @@ function shares(size, wanted) {
   });
 }
 
-function resample(ink, { left, top, width, height }, columns, rows) {
+function resample(ink, {left, top, width, height}, columns, rows) {
   const small = new Float64Array(columns * rows),
     across = shares(width, columns);
   shares(height, rows).forEach((down, y) => {
@@ -114,14 +114,12 @@ function boundingBox(ink) {
     top = Math.min(top, y);
     bottom = Math.max(bottom, y);
   });
-  return right < 0
-    ? null
-    : { left, top, width: right - left + 1, height: bottom - top + 1 };
+  return right < 0 ? null : {left, top, width: right - left + 1, height: bottom - top + 1};
 }
 
 function centered(ink, box) {
   const longer = Math.max(box.width, box.height);
-  const fit = (size) => Math.max(1, Math.floor((20 * size) / longer + 0.5));
+  const fit = size => Math.max(1, Math.floor((20 * size) / longer + 0.5));
   const columns = fit(box.width),
     rows = fit(box.height);
   const small = resample(ink, box, columns, rows),
@@ -134,8 +132,7 @@ function centered(ink, box) {
     x += v * (i % columns);
     y += v * Math.floor(i / columns);
   });
-  const start = (mean, size) =>
-    Math.min(28 - size, Math.max(0, Math.ceil(13.5 - mean)));
+  const start = (mean, size) => Math.min(28 - size, Math.max(0, Math.ceil(13.5 - mean)));
   const left = start(x / mass, columns),
     top = start(y / mass, rows);
   small.forEach((v, i) => {
@@ -146,34 +143,33 @@ function centered(ink, box) {
 
 function seen(ink, centering) {
   const box = boundingBox(ink),
-    whole = { left: 0, top: 0, width: SIDE, height: SIDE };
+    whole = {left: 0, top: 0, width: SIDE, height: SIDE};
   const picture = !box
     ? new Float64Array(784)
     : centering
       ? centered(ink, box)
       : resample(ink, whole, 28, 28);
-  return picture.map((v) => v / 256);
+  return picture.map(v => v / 256);
 }
 
 function make(tag, attributes = {}, ...content) {
   const part = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes))
-    part.setAttribute(name, value);
+  for (const [name, value] of Object.entries(attributes)) part.setAttribute(name, value);
   part.append(...content);
   return part;
 }
 
-const number = (v) => v.toFixed(2).replace("-", "−");
+const number = v => v.toFixed(2).replace('-', '−');
 
 function share(v) {
-  if (v >= 0.9995 && v < 1) return ">0.999";
-  return v >= 0.0005 ? v.toFixed(3) : v < 1e-99 ? "0" : v.toExponential(0);
+  if (v >= 0.9995 && v < 1) return '>0.999';
+  return v >= 0.0005 ? v.toFixed(3) : v < 1e-99 ? '0' : v.toExponential(0);
 }
 
 function paint(canvas, values, largest, above, below = above, power = 1) {
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext('2d');
   const image = context.createImageData(canvas.width, canvas.height),
-    { data } = image;
+    {data} = image;
   for (let i = 0; i < values.length; i++) {
     const [r, g, b] = values[i] < 0 ? below : above;
     data[4 * i] = r;
@@ -201,163 +197,122 @@ const COLORS = {
 
 function theme(root) {
   const [, kind, inside] = getComputedStyle(root).color.match(/(\w+)\((.*)\)/);
-  const parts = inside.split(/[\s,/]+/).slice(kind === "color" ? 1 : 0);
-  const [a, b, c] = parts.map((text) => parseFloat(text) || 0);
-  const largest = kind.startsWith("rgb") ? 255 : kind.startsWith("l") ? 100 : 1;
+  const parts = inside.split(/[\s,/]+/).slice(kind === 'color' ? 1 : 0);
+  const [a, b, c] = parts.map(text => parseFloat(text) || 0);
+  const largest = kind.startsWith('rgb') ? 255 : kind.startsWith('l') ? 100 : 1;
   const brightness = /^(ok)?l/.test(kind) ? a : (a + b + c) / 3;
-  return brightness > largest / 2 ? "dark" : "light";
+  return brightness > largest / 2 ? 'dark' : 'light';
 }
 
-function controls({ names, examples }) {
-  const button = (text) => make("button", { type: "button" }, text);
-  const option = (name, i) => make("option", { value: i }, name);
-  const example = ({ label }, i) =>
+function controls({names, examples}) {
+  const button = text => make('button', {type: 'button'}, text);
+  const option = (name, i) => make('option', {value: i}, name);
+  const example = ({label}, i) =>
     make(
-      "button",
+      'button',
       {
-        type: "button",
-        "aria-label": `example: ${label === null ? i + 1 : names[label]}`,
+        type: 'button',
+        'aria-label': `example: ${label === null ? i + 1 : names[label]}`,
       },
-      make("canvas", { width: 28, height: 28 }),
+      make('canvas', {width: 28, height: 28}),
     );
   return {
-    pad: make("canvas", {
+    pad: make('canvas', {
       width: SIDE,
       height: SIDE,
-      class: "pad",
+      class: 'pad',
       tabindex: 0,
-      role: "application",
-      "aria-label":
-        "drawing pad: draw with mouse, finger or pen; arrow keys move, Delete clears, " +
-        "Ctrl Z undoes",
+      role: 'application',
+      'aria-label':
+        'drawing pad: draw with mouse, finger or pen; arrow keys move, Delete clears, ' +
+        'Ctrl Z undoes',
     }),
-    clear: button("Clear"),
-    undo: button("Undo"),
-    random: button("Random example"),
-    centering: make("input", { type: "checkbox", checked: "" }),
-    temperature: make("input", {
-      type: "range",
+    clear: button('Clear'),
+    undo: button('Undo'),
+    random: button('Random example'),
+    centering: make('input', {type: 'checkbox', checked: ''}),
+    temperature: make('input', {
+      type: 'range',
       min: -1,
       max: 1,
       step: 0.02,
       value: 0,
-      "aria-valuetext": "1.00",
+      'aria-valuetext': '1.00',
     }),
-    meant: make(
-      "select",
-      {},
-      make("option", { value: -1 }, "–"),
-      ...names.map(option),
-    ),
+    meant: make('select', {}, make('option', {value: -1}, '–'), ...names.map(option)),
     examples: examples.slice(0, 10).map(example),
   };
 }
 
-function displays({ layers, names }) {
+function displays({layers, names}) {
   const picture = (label, width = 28, height = 28) =>
-    make("canvas", { width, height, role: "img", "aria-label": label });
-  const strip = ({ rows }) =>
-    picture(
-      "hidden activations",
-      Math.min(50, rows.length),
-      Math.ceil(rows.length / 50),
-    );
-  const row = (name) =>
+    make('canvas', {width, height, role: 'img', 'aria-label': label});
+  const strip = ({rows}) =>
+    picture('hidden activations', Math.min(50, rows.length), Math.ceil(rows.length / 50));
+  const row = name =>
     make(
-      "tr",
+      'tr',
       {},
-      make("th", { scope: "row", class: name.length > 3 ? "long" : "" }, name),
-      ..."123".split("").map(() => make("td")),
-      make("td", {}, make("span"), make("i")),
+      make('th', {scope: 'row', class: name.length > 3 ? 'long' : ''}, name),
+      ...'123'.split('').map(() => make('td')),
+      make('td', {}, make('span'), make('i')),
     );
-  const text = (tag, kind) => make(tag, { class: kind });
+  const text = (tag, kind) => make(tag, {class: kind});
   return {
-    seen: picture("what the network sees"),
-    speaks: picture("pixels for and against"),
+    seen: picture('what the network sees'),
+    speaks: picture('pixels for and against'),
     strips: layers.slice(0, -1).map(strip),
-    speaksText: text("p", "note sum"),
-    stripsText: layers.slice(1).map(() => text("p", "note")),
+    speaksText: text('p', 'note sum'),
+    stripsText: layers.slice(1).map(() => text('p', 'note')),
     rows: names.map(row),
-    verdict: text("p", "verdict"),
-    loss: text("span", "loss"),
-    degree: text("span", "degree"),
-    hint: text("div", "hint"),
-    status: make("p", { role: "status", class: "unseen" }),
+    verdict: text('p', 'verdict'),
+    loss: text('span', 'loss'),
+    degree: text('span', 'degree'),
+    hint: text('div', 'hint'),
+    status: make('p', {role: 'status', class: 'unseen'}),
   };
 }
 
 function layout(c, d) {
-  const figure = (canvas, caption, note = "") =>
-    make("figure", {}, make("figcaption", {}, caption), canvas, note);
-  const heads = ["class", "logit", "shifted (÷\u00a0T)", "exp", "probability"];
-  const head = make(
-    "tr",
-    {},
-    ...heads.map((text) => make("th", { scope: "col" }, text)),
-  );
+  const figure = (canvas, caption, note = '') =>
+    make('figure', {}, make('figcaption', {}, caption), canvas, note);
+  const heads = ['class', 'logit', 'shifted (÷\u00a0T)', 'exp', 'probability'];
+  const head = make('tr', {}, ...heads.map(text => make('th', {scope: 'col'}, text)));
   return make(
-    "div",
-    { class: "all" },
+    'div',
+    {class: 'all'},
     make(
-      "div",
-      { class: "draw" },
+      'div',
+      {class: 'draw'},
       c.pad,
       d.hint,
-      make(
-        "div",
-        { class: "buttons" },
-        c.clear,
-        c.undo,
-        c.examples.length ? c.random : "",
-      ),
-      make(
-        "div",
-        { class: "examples", role: "group", "aria-label": "examples" },
-        ...c.examples,
-      ),
+      make('div', {class: 'buttons'}, c.clear, c.undo, c.examples.length ? c.random : ''),
+      make('div', {class: 'examples', role: 'group', 'aria-label': 'examples'}, ...c.examples),
     ),
     make(
-      "div",
-      { class: "see" },
+      'div',
+      {class: 'see'},
       d.verdict,
       make(
-        "div",
-        { class: "pair" },
-        figure(d.seen, "The network sees"),
-        figure(d.speaks, "Pixels for and against"),
+        'div',
+        {class: 'pair'},
+        figure(d.seen, 'The network sees'),
+        figure(d.speaks, 'Pixels for and against'),
       ),
       d.speaksText,
-      make(
-        "label",
-        {},
-        c.centering,
-        " scale and center, as MNIST’s makers did",
-      ),
-      ...d.strips.map((strip, i) =>
-        figure(strip, "Hidden activations", d.stripsText[i]),
-      ),
+      make('label', {}, c.centering, ' scale and center, as MNIST’s makers did'),
+      ...d.strips.map((strip, i) => figure(strip, 'Hidden activations', d.stripsText[i])),
     ),
     make(
-      "div",
-      { class: "numbers" },
+      'div',
+      {class: 'numbers'},
+      make('p', {}, make('label', {}, 'temperature ', c.temperature), ' T = ', d.degree),
       make(
-        "p",
-        {},
-        make("label", {}, "temperature ", c.temperature),
-        " T = ",
-        d.degree,
+        'div',
+        {class: 'scroll'},
+        make('table', {}, make('thead', {}, head), make('tbody', {}, ...d.rows)),
       ),
-      make(
-        "div",
-        { class: "scroll" },
-        make(
-          "table",
-          {},
-          make("thead", {}, head),
-          make("tbody", {}, ...d.rows),
-        ),
-      ),
-      make("p", {}, make("label", {}, "You meant ", c.meant), " ", d.loss),
+      make('p', {}, make('label', {}, 'You meant ', c.meant), ' ', d.loss),
     ),
     d.status,
   );
@@ -371,43 +326,33 @@ function compute(pad) {
   const best = logits.indexOf(Math.max(...logits));
   const speaks = contributions(pad.layers, activations, best);
   const loss = pad.meant < 0 ? null : -out.logProbs[pad.meant];
-  return { pixels, activations, logits, ...out, best, speaks, loss };
+  return {pixels, activations, logits, ...out, best, speaks, loss};
 }
 
-function showPictures(
-  { d, c, ink, root },
-  { pixels, activations, speaks, logits, best },
-) {
+function showPictures({d, c, ink, root}, {pixels, activations, speaks, logits, best}) {
   const colors = COLORS[theme(root)];
   root.shadowRoot.firstChild.className = `all ${theme(root)}`;
   paint(c.pad, ink, 255, colors.ink);
   paint(d.seen, pixels, 1, colors.ink);
   const strength = Math.max(...speaks.map(Math.abs)) || 1;
   paint(d.speaks, speaks, strength, colors.above, colors.below, colors.power);
-  const sum = (sign) => speaks.reduce((a, v) => a + (v * sign > 0 ? v : 0), 0);
+  const sum = sign => speaks.reduce((a, v) => a + (v * sign > 0 ? v : 0), 0);
   const parts = [sum(1), sum(-1), logits[best] - sum(1) - sum(-1)].map(number);
   d.speaksText.textContent =
     `logit ${number(logits[best])} = for ${parts[0]} (blue), against ${parts[1]} (orange), ` +
     `biases ${parts[2]}`;
   d.strips.forEach((strip, i) => {
     const hidden = activations[i + 1],
-      active = hidden.filter((v) => v > 0).length;
-    paint(
-      strip,
-      hidden,
-      Math.max(...hidden.map(Math.abs)) || 1,
-      colors.ink,
-      colors.below,
-    );
+      active = hidden.filter(v => v > 0).length;
+    paint(strip, hidden, Math.max(...hidden.map(Math.abs)) || 1, colors.ink, colors.below);
     d.stripsText[i].textContent = `${active} of ${hidden.length} are above 0`;
   });
 }
 
-function showNumbers({ d, names, meant, temperature, blank }, result) {
-  const { logits, shifted, exps, probs, best, loss } = result;
+function showNumbers({d, names, meant, temperature, blank}, result) {
+  const {logits, shifted, exps, probs, best, loss} = result;
   d.rows.forEach((row, i) => {
-    const [, logit, shift, exp, { firstChild: text, lastChild: bar }] =
-      row.children;
+    const [, logit, shift, exp, {firstChild: text, lastChild: bar}] = row.children;
     for (const [cell, v] of [
       [logit, logits],
       [shift, shifted],
@@ -419,21 +364,19 @@ function showNumbers({ d, names, meant, temperature, blank }, result) {
     ])
       cell.textContent = share(v[i]);
     bar.style.width = `calc(${probs[i].toFixed(4)} * (100% - 4.6em))`;
-    row.className = i === best ? "best" : "";
+    row.className = i === best ? 'best' : '';
   });
   d.verdict.textContent =
-    `${blank ? "Blank, and still it says" : "It reads"} ` +
+    `${blank ? 'Blank, and still it says' : 'It reads'} ` +
     `${names[best]}, with probability ${share(probs[best])}`;
   d.loss.textContent =
-    loss === null
-      ? ""
-      : `loss ${loss.toFixed(4)} nats, −ln of the probability of ${names[meant]}`;
-  d.hint.textContent = blank ? "draw here" : "";
+    loss === null ? '' : `loss ${loss.toFixed(4)} nats, −ln of the probability of ${names[meant]}`;
+  d.hint.textContent = blank ? 'draw here' : '';
   d.degree.textContent = number(temperature);
 }
 
 function show(pad) {
-  pad.blank = pad.ink.every((v) => v === 0);
+  pad.blank = pad.ink.every(v => v === 0);
   pad.result = compute(pad);
   showPictures(pad, pad.result);
   showNumbers(pad, pad.result);
@@ -444,20 +387,15 @@ function soon(pad, announce = false) {
   pad.waiting ??= requestAnimationFrame(() => {
     pad.waiting = null;
     show(pad);
-    const said = [pad.d.verdict.textContent, pad.d.loss.textContent].filter(
-      Boolean,
-    );
-    if (pad.announce) pad.d.status.textContent = said.join("; ");
+    const said = [pad.d.verdict.textContent, pad.d.loss.textContent].filter(Boolean);
+    if (pad.announce) pad.d.status.textContent = said.join('; ');
     pad.announce = false;
   });
 }
 
 function change(pad, action, kind = null) {
   if (kind === null || kind !== pad.kind)
-    pad.past = [
-      ...pad.past.slice(-49),
-      { ink: pad.ink.slice(), meant: pad.meant },
-    ];
+    pad.past = [...pad.past.slice(-49), {ink: pad.ink.slice(), meant: pad.meant}];
   pad.kind = kind;
   action(pad.ink);
 }
@@ -476,7 +414,7 @@ function place(ink, image) {
 
 function move(ink, dx, dy) {
   const old = ink.slice(),
-    inside = (v) => v >= 0 && v < SIDE;
+    inside = v => v >= 0 && v < SIDE;
   ink.forEach((_, i) => {
     const x = (i % SIDE) - 5 * dx,
       y = Math.floor(i / SIDE) - 5 * dy;
@@ -484,8 +422,8 @@ function move(ink, dx, dy) {
   });
 }
 
-function take(pad, { label, image }) {
-  change(pad, (ink) => place(ink, image));
+function take(pad, {label, image}) {
+  change(pad, ink => place(ink, image));
   setMeant(pad, label ?? -1);
   soon(pad, true);
 }
@@ -493,18 +431,15 @@ function take(pad, { label, image }) {
 function followPointer(pad) {
   const canvas = pad.c.pad;
   let last = null;
-  const at = ({ clientX, clientY }) => {
-    const { left, top, width, height } = canvas.getBoundingClientRect();
-    return [
-      ((clientX - left) * SIDE) / width,
-      ((clientY - top) * SIDE) / height,
-    ];
+  const at = ({clientX, clientY}) => {
+    const {left, top, width, height} = canvas.getBoundingClientRect();
+    return [((clientX - left) * SIDE) / width, ((clientY - top) * SIDE) / height];
   };
-  const line = (point) => {
+  const line = point => {
     brush(pad.ink, last, point);
     last = point;
   };
-  canvas.addEventListener("pointerdown", (event) => {
+  canvas.addEventListener('pointerdown', event => {
     if (pad.pointer !== null || event.button !== 0) return;
     pad.pointer = event.pointerId;
     canvas.setPointerCapture(pad.pointer);
@@ -512,14 +447,14 @@ function followPointer(pad) {
     change(pad, () => line(last));
     soon(pad);
   });
-  canvas.addEventListener("pointermove", (event) => {
+  canvas.addEventListener('pointermove', event => {
     if (event.pointerId !== pad.pointer) return;
     const events = event.getCoalescedEvents?.() ?? [];
     for (const e of events.length ? events : [event]) line(at(e));
     soon(pad);
   });
-  for (const end of ["pointerup", "pointercancel", "lostpointercapture"])
-    canvas.addEventListener(end, (event) => {
+  for (const end of ['pointerup', 'pointercancel', 'lostpointercapture'])
+    canvas.addEventListener(end, event => {
       if (event.pointerId !== pad.pointer) return;
       pad.pointer = null;
       soon(pad, true);
@@ -534,14 +469,14 @@ const ARROWS = {
 };
 
 function clear(pad) {
-  change(pad, (ink) => ink.fill(0));
+  change(pad, ink => ink.fill(0));
   setMeant(pad, -1);
   soon(pad, true);
 }
 
 function undo(pad) {
   if (!pad.past.length) return;
-  const { ink, meant } = pad.past.pop();
+  const {ink, meant} = pad.past.pop();
   pad.ink = ink;
   pad.kind = null;
   setMeant(pad, meant);
@@ -549,62 +484,60 @@ function undo(pad) {
 }
 
 function press(pad, event) {
-  const { key } = event,
+  const {key} = event,
     control = event.ctrlKey || event.metaKey;
   if (pad.pointer !== null) return;
-  if (control && !event.shiftKey && key.toLowerCase() === "z") undo(pad);
+  if (control && !event.shiftKey && key.toLowerCase() === 'z') undo(pad);
   else if (control || event.altKey) return;
-  else if (key === "Delete" || key === "Backspace") clear(pad);
+  else if (key === 'Delete' || key === 'Backspace') clear(pad);
   else if (key in ARROWS) {
-    change(pad, (ink) => move(ink, ...ARROWS[key]), "moves");
+    change(pad, ink => move(ink, ...ARROWS[key]), 'moves');
     soon(pad, true);
   } else return;
   event.preventDefault();
 }
 
 function react(pad) {
-  const { c, examples } = pad;
+  const {c, examples} = pad;
   const on = (part, kind, action) =>
-    part.addEventListener(kind, (event) => {
+    part.addEventListener(kind, event => {
       action(event);
-      soon(pad, kind !== "input");
+      soon(pad, kind !== 'input');
     });
-  const choose = ({ detail }, example) => {
-    if (detail) c.pad.focus({ preventScroll: true });
+  const choose = ({detail}, example) => {
+    if (detail) c.pad.focus({preventScroll: true});
     take(pad, example);
   };
-  c.pad.addEventListener("keydown", (event) => press(pad, event));
-  on(c.clear, "click", () => clear(pad));
-  on(c.undo, "click", () => undo(pad));
-  c.examples.forEach((button, i) =>
-    on(button, "click", (event) => choose(event, examples[i])),
-  );
-  on(c.random, "click", (event) =>
+  c.pad.addEventListener('keydown', event => press(pad, event));
+  on(c.clear, 'click', () => clear(pad));
+  on(c.undo, 'click', () => undo(pad));
+  c.examples.forEach((button, i) => on(button, 'click', event => choose(event, examples[i])));
+  on(c.random, 'click', event =>
     choose(event, examples[Math.floor(Math.random() * examples.length)]),
   );
-  on(c.centering, "change", () => {
+  on(c.centering, 'change', () => {
     pad.centering = c.centering.checked;
   });
-  on(c.meant, "change", () =>
+  on(c.meant, 'change', () =>
     change(
       pad,
       () => {
         pad.meant = Number(c.meant.value);
       },
-      "meant",
+      'meant',
     ),
   );
-  on(c.temperature, "input", () => {
+  on(c.temperature, 'input', () => {
     pad.temperature = 10 ** c.temperature.value;
-    c.temperature.setAttribute("aria-valuetext", number(pad.temperature));
+    c.temperature.setAttribute('aria-valuetext', number(pad.temperature));
   });
-  on(c.temperature, "change", () => {});
+  on(c.temperature, 'change', () => {});
 }
 
 function mount(root) {
-  const config = JSON.parse(root.querySelector("script").textContent);
-  const layers = config.layers.map((layer) => unpack(layer, config.bits));
-  const examples = config.examples.map(({ label, image }) => ({
+  const config = JSON.parse(root.querySelector('script').textContent);
+  const layers = config.layers.map(layer => unpack(layer, config.bits));
+  const examples = config.examples.map(({label, image}) => ({
     label,
     image: bytes(image),
   }));
@@ -625,35 +558,31 @@ function mount(root) {
   pad.c = controls(pad);
   pad.d = displays(pad);
   const sheet = new CSSStyleSheet(),
-    shadow = root.attachShadow({ mode: "open" });
+    shadow = root.attachShadow({mode: 'open'});
   sheet.replaceSync(STYLE);
   shadow.adoptedStyleSheets = [sheet];
   shadow.append(layout(pad.c, pad.d));
   followPointer(pad);
   react(pad);
   const recolor = () => {
-    const { ink } = COLORS[theme(root)];
-    pad.c.examples.forEach((button, i) =>
-      paint(button.firstChild, examples[i].image, 255, ink),
-    );
+    const {ink} = COLORS[theme(root)];
+    pad.c.examples.forEach((button, i) => paint(button.firstChild, examples[i].image, 255, ink));
     soon(pad);
   };
-  root.addEventListener("transitionend", ({ propertyName }) => {
-    if (propertyName === "color") recolor();
+  root.addEventListener('transitionend', ({propertyName}) => {
+    if (propertyName === 'color') recolor();
   });
   recolor();
   show(pad);
   root.pad = Object.assign(pad, {
     show: () => show(pad),
-    take: (image) => {
-      take(pad, { label: null, image });
+    take: image => {
+      take(pad, {label: null, image});
       show(pad);
       return pad.result;
     },
   });
 }
 
-for (const root of document.querySelectorAll(
-  `.mnist-mb-pad[data-code="${CODE}"]`,
-))
+for (const root of document.querySelectorAll(`.mnist-mb-pad[data-code="${CODE}"]`))
   if (!root.shadowRoot) mount(root);
