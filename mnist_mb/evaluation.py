@@ -20,7 +20,7 @@ from .checks import (check_logits, check_positive,
                              check_probabilities, check_target, eval_mode)
 from .softmax import log_softmax, softmax
 
-# %% ../nbs/04_evaluation.ipynb #9c941752
+# %% ../nbs/04_evaluation.ipynb #34ac1ec7
 @torch.no_grad()
 def predict(
     model: nn.Module,  # gives logits; left in the mode in which it was
@@ -38,7 +38,7 @@ def predict(
         logits = torch.cat([model(xb) for xb in x.split(bs)])
     if logits.ndim != 2 or len(logits) != len(x):
         raise ValueError(f'the model makes {tuple(logits.shape)} of '
-                         f'{len(x)} rows; it should make ({len(x)}, classes)')
+                         f'{len(x)} rows, and not ({len(x)}, classes)')
     return logits
 
 # %% ../nbs/04_evaluation.ipynb #ff673b3f
@@ -60,9 +60,9 @@ def accuracy_interval(
     high = 1. if correct == n else (middle + half)/scale
     return low, high
 
-# %% ../nbs/04_evaluation.ipynb #224d294d
+# %% ../nbs/04_evaluation.ipynb #f7603736
 def _coin_test(k, d):
-    "The chance of a split at least as uneven, `k` to `d - k`, of fair coins."
+    "The chance that `d` fair coins split as unevenly as `k` to `d - k`."
     ways = total = 1
     for j in range(k):
         ways = ways*(d - j)//(j + 1)
@@ -86,13 +86,13 @@ class Comparison(NamedTuple):
     high: float  # and high end
     p_value: float  # chance of such a split, if both are equally good
 
-# %% ../nbs/04_evaluation.ipynb #d9b156d6
+# %% ../nbs/04_evaluation.ipynb #3c89144d
 def _check_right(name, right):
     "Refuse what is no list of right and wrong."
     if not isinstance(right, Tensor) or right.dtype != torch.bool:
         what = getattr(right, 'dtype', type(right).__name__)
-        raise TypeError(f'{name} has the type {what}; it should be a tensor '
-                        'of bool, as from: logits.argmax(1) == y')
+        raise TypeError(f'{name} has the type {what}; it should be a bool '
+                        'tensor, as from: logits.argmax(1) == y')
     if right.ndim != 1 or len(right) == 0:
         raise ValueError(f'{name} has the shape {tuple(right.shape)}; it '
                          'should be (rows,), with at least one row')
@@ -140,7 +140,7 @@ def confusion_matrix(
     return pd.DataFrame(counts, pd.RangeIndex(c, name='truth'),
                         pd.RangeIndex(c, name='prediction'))
 
-# %% ../nbs/04_evaluation.ipynb #d081f44b
+# %% ../nbs/04_evaluation.ipynb #96dcd720
 def _check_confusion(counts):
     "Refuse what is no table of counts, truth by prediction."
     square = isinstance(counts, pd.DataFrame)
@@ -150,8 +150,8 @@ def _check_confusion(counts):
                          'table of confusion_matrix(…)')
     values = counts.to_numpy()
     if counts.empty or not ((values >= 0) & (values % 1 == 0)).all():
-        raise ValueError('counts must hold whole numbers, 0 or more, at least '
-                         'one, as confusion_matrix gives them, and not shares')
+        raise ValueError('counts must hold whole numbers, 0 or more, at '
+                         'least one, as from confusion_matrix, not shares')
 
 # %% ../nbs/04_evaluation.ipynb #d0e150b2
 def plot_confusion(
@@ -173,13 +173,14 @@ def plot_confusion(
         _write_counts(ax, counts.to_numpy(), image.get_clim()[1])
     return ax
 
-# %% ../nbs/04_evaluation.ipynb #9e497f80
+# %% ../nbs/04_evaluation.ipynb #ae43ab01
 def _write_counts(ax, counts, most):
     "Each count in its cell: bold on the diagonal, white on dark."
     for (i, j), count in np.ndenumerate(counts):
         color = 'white' if i != j and count > 0.6*most else 'black'
-        ax.text(j, i, f'{count:g}' if count else '', ha='center', va='center',
-                color=color, weight='bold' if i == j else 'normal', fontsize=8)
+        weight = 'bold' if i == j else 'normal'
+        ax.text(j, i, f'{count:g}' if count else '', ha='center',
+                va='center', color=color, weight=weight, fontsize=8)
 
 # %% ../nbs/04_evaluation.ipynb #26470eec
 def recall(
@@ -214,7 +215,7 @@ def top_losses(
     table[['p_truth', 'p_prediction']] = both[rows].exp().tolist()
     return table.assign(loss=(-both[rows, 0]).tolist())
 
-# %% ../nbs/04_evaluation.ipynb #08073928
+# %% ../nbs/04_evaluation.ipynb #e1a88d90
 def calibration_table(
     probs: Tensor,  # (n, n_classes), probabilities, any float dtype
     y: Tensor,  # (n,), class numbers
@@ -232,7 +233,8 @@ def calibration_table(
     table = rows.groupby(inside).mean().reindex(range(bins))
     table.insert(0, 'low', edges[:-1])
     table.insert(1, 'high', edges[1:])
-    table.insert(2, 'count', inside.value_counts().reindex(table.index, fill_value=0))
+    counts = inside.value_counts().reindex(table.index, fill_value=0)
+    table.insert(2, 'count', counts)
     return table.rename_axis('bin')
 
 # %% ../nbs/04_evaluation.ipynb #f9661b09
@@ -287,7 +289,7 @@ def _slope(beta, logits, y):
     expected = (softmax(beta*logits)*logits).sum(1)
     return (expected - logits.gather(1, y[:, None])[:, 0]).mean().item()
 
-# %% ../nbs/04_evaluation.ipynb #90797c91
+# %% ../nbs/04_evaluation.ipynb #7d120656
 @torch.no_grad()
 def fit_temperature(
     logits: Tensor,  # (n, n_classes), of rows that training did not see
@@ -298,11 +300,11 @@ def fit_temperature(
     check_target(y, *logits.shape)
     logits, y = logits.detach().cpu().double(), y.cpu().long()
     if not logits.isfinite().all():
-        raise ValueError('logits hold nan, inf or -inf: no temperature fits')
+        raise ValueError('logits hold nan, inf or -inf: nothing fits them')
     low, high = -20., 20.  # 1/T is 2 to this power
     if _slope(2**low, logits, y) >= 0 or _slope(2**high, logits, y) <= 0:
-        raise ValueError('no temperature is best: these logits are right for '
-                         'every row, or no better than a guess; use more rows')
+        raise ValueError('no temperature is best: these logits are right in '
+                         'all rows, or no better than a guess; use more rows')
     for _ in range(50):
         middle = (low + high)/2
         low, high = ((middle, high) if _slope(2**middle, logits, y) < 0

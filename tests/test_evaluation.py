@@ -1,4 +1,4 @@
-"""Chapter 04: intervals, McNemar's test, confusion matrix, top losses, calibration and temperature."""
+"""Chapter 04: intervals, McNemar's test, confusion, top losses, calibration, temperature."""
 import math
 from math import comb, sqrt
 
