@@ -12,22 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/12_drawing.ipynb #069288e2
+# %% ../nbs/12_drawing.ipynb #a3d7609d
 STROKES = {
     0: {'50 21 04 17 49 78 95 82 50': 4, '62 40 12 05 18 49 78 95 82 51': 2,
-        '81 50 22 05 18 49 77 95 82 60 32': 1, '31 13 06 39 78 95 72 40': 1},
-    1: {'50 59': 9, '50 44 49': 2, '32 50 50 59': 1, '23 50 50 59/29 89': 1},
+        '81 50 22 05 18 49 77 95 82 60 32': 1,
+        '31 13 06 39 78 95 72 40': 1},
+    1: {'50 59': 9, '50 44 49': 2,
+        '32 50 50 59': 1, '23 50 50 59/29 89': 1},
     2: {'12 30 61 63 46 19 19 89': 3, '12 30 61 73 46 19 19 58 98': 2,
         '12 40 72 65 38 19 08 27 58 98': 3, '11 40 62 56 29 08 17 47 99': 2,
         '22 40 61 53 26 08 08 47 97': 1},
     3: {'11 40 71 73 44 44 75 77 49 08': 4, '10 80 80 43 43 75 78 49 08': 1,
-        '11 50 72 54 34 44 76 58 29 08': 2, '12 40 61 63 34 34 76 78 39 07': 2},
+        '11 50 72 54 34 44 76 58 29 08': 2,
+        '12 40 61 63 34 34 76 78 39 07': 2},
     4: {'20 15 15 85/70 69': 3, '10 13 25 55 73/80 59': 2,
         '60 60 06 06 96/60 59': 2, '50 50 05 05 95/52 49': 1,
         '20 14 45 84/80 80 69': 1, '10 04 04 64/71 48': 1},
 }
 
-# %% ../nbs/12_drawing.ipynb #ebddf3e0
+# %% ../nbs/12_drawing.ipynb #debed3b1
 STROKES |= {
     5: {'80 20 20 14 14 43 75 77 49 08': 3, '20 14 43 74 77 49 08/20 80': 2,
         '81 40 23 45 66 58 29 08': 2, '91 41 23 34 55 58 29 07': 1},
@@ -36,20 +39,23 @@ STROKES |= {
         '80 43 16 19 49 76 55 27 19': 1},
     7: {'11 80 80 49': 3, '11 41 80 65 49': 2, '12 20 50 72 65 49': 2,
         '03 01 01 80 80 39': 1, '11 80 80 49/25 85': 2},
-    8: {'71 40 12 34 66 59 28 26 54 72 60': 3, '72 40 22 44 76 59 27 45 83 72': 2,
-        '81 40 12 34 56 48 28 26 54 90': 2, '50 22 44 72 50/54 27 59 77 54': 1},
+    8: {'71 40 12 34 66 59 28 26 54 72 60': 3,
+        '72 40 22 44 76 59 27 45 83 72': 2,
+        '81 40 12 34 56 48 28 26 54 90': 2,
+        '50 22 44 72 50/54 27 59 77 54': 1},
     9: {'71 50 32 34 54 72 71 69': 3, '72 50 31 33 44 63 71 71 75 58 39': 2,
         '62 40 22 34 53 62 62 65 59': 2, '71 40 22 24 54 71 71 65 49': 3,
         '70 40 12 24 54 71 46 39': 2, '61 40 22 34 62/62 69': 1},
 }
 
-# %% ../nbs/12_drawing.ipynb #68a12f98
+# %% ../nbs/12_drawing.ipynb #6a024e10
 def curve_weights(
     k: int,  # control points, at least 2
     p: int,  # points wanted along the curve
 ) -> Tensor:  # (p, k), float32, rows sum to 1
     "Weight of each control point in each point of a Catmull-Rom curve."
-    d = (torch.linspace(0, k - 1, p)[:, None] - torch.arange(-1, k + 1)).abs()
+    places = torch.linspace(0, k - 1, p)[:, None]
+    d = (places - torch.arange(-1, k + 1)).abs()
     near = 1 - 2.5 * d**2 + 1.5 * d**3
     far = 2 - 4 * d + 2.5 * d**2 - 0.5 * d**3
     w = torch.where(d < 1, near, torch.where(d < 2, far, 0))
@@ -57,57 +63,62 @@ def curve_weights(
     w[:, -2] += w[:, -1]  # their own neighbours
     return w[:, 1:-1]
 
-# %% ../nbs/12_drawing.ipynb #e968cd10
+# %% ../nbs/12_drawing.ipynb #6d8d8453
 def blueprint(
     text: str,  # strokes, written as in STROKES
     k: int = 16,  # control points, filled up with zeros
     p: int = 64,  # points along all strokes together
-) -> tuple[Tensor, Tensor, Tensor]:  # control (k, 2) in -1..1, weights (p, k), ink (p-1,) 0 or 1
-    "Control points of a digit, weights that turn them into curves, and where the pen is down."
+) -> tuple[Tensor, Tensor, Tensor]:  # (k, 2) in -1..1, (p, k), (p-1,)
+    "Control points, weights that make curves of them, where the ink is."
     strokes = [s.split() for s in text.split('/')]
-    control = torch.tensor([[int(c) / 4.5 - 1 for c in xy] for s in strokes for xy in s])
+    points = [[int(c) / 4.5 - 1 for c in xy] for s in strokes for xy in s]
+    control, missing = torch.tensor(points), k - len(points)
     pieces = sum(len(s) - 1 for s in strokes)
-    curves = [curve_weights(len(s), p * (len(s) - 1) // pieces) for s in strokes]
+    curves = [curve_weights(len(s), p * (len(s) - 1) // pieces)
+              for s in strokes]
     ink = torch.cat([F.pad(torch.ones(len(c) - 1), (0, 1)) for c in curves])
-    weights = F.pad(torch.block_diag(*curves), (0, k - len(control)))
-    rows = torch.arange(p).clamp(max=len(weights) - 1)  # the last point fills up to p
-    return F.pad(control, (0, 0, 0, k - len(control))), weights[rows], ink[rows][:-1]
+    weights = F.pad(torch.block_diag(*curves), (0, missing))
+    rows = torch.arange(p).clamp(max=len(weights) - 1)  # repeat the last
+    return F.pad(control, (0, 0, 0, missing)), weights[rows], ink[rows][:-1]
 
-# %% ../nbs/12_drawing.ipynb #17db087a
+# %% ../nbs/12_drawing.ipynb #77559462
 def scribble(
     control: Tensor,  # (n, k, 2), in -1..1
     weights: Tensor,  # (n, p, k)
     generator: torch.Generator,  # where the randomness comes from
 ) -> Tensor:  # (n, p, 2), no fixed unit
-    "Points along curves that wobble, bend, stretch, slant and turn, each image in its own way."
+    "Points along curves that wobble, bend, slant and turn at random."
     def normal(*shape, mean=0.0, std=1.0):
-        return mean + std * torch.randn(len(control), *shape, generator=generator)
+        noise = torch.randn(len(control), *shape, generator=generator)
+        return mean + std * noise
     wobble = 0.1 * normal(1, 1, std=0.4).exp() * normal(*control.shape[1:])
     x, y = (weights @ (control + wobble)).unbind(-1)
     squares = torch.stack([x * x, x * y, y * y], -1)
     dx, dy = (squares @ normal(3, 2, std=0.12)).unbind(-1)
     x, y = x + dx, y + dy
-    x = 0.9 * normal(1, std=0.22).exp() * x + normal(1, mean=-0.08, std=0.2) * y
+    x = 0.9 * normal(1, std=0.22).exp() * x
+    x = x + normal(1, mean=-0.08, std=0.2) * y
     turn = normal(1, std=0.1)
     return torch.stack([x * turn.cos() - y * turn.sin(),
                         x * turn.sin() + y * turn.cos()], -1)
 
-# %% ../nbs/12_drawing.ipynb #49e97250
+# %% ../nbs/12_drawing.ipynb #8befb4f0
 def place(
     points: Tensor,  # (n, p, 2), any unit
-    ink: Tensor,  # (n, p-1), 1 where the pen is down between two points, else 0
+    ink: Tensor,  # (n, p-1), 1 where the pen is down between two points
     width: Tensor,  # (n,), stroke width in pixels
-) -> tuple[Tensor, Tensor]:  # (n, p-1, 2) pixel coordinates, (n, p-1) lengths in pixels
-    "Middles and lengths of the pieces, scaled to fit 20x20, center of mass at (14, 14)."
+) -> tuple[Tensor, Tensor]:  # (n, p-1, 2) and (n, p-1), in pixels
+    "Middles and lengths of the pieces: 20x20, center of mass at (14, 14)."
     box = (points.amax(1) - points.amin(1)).amax(1)
     points = points * ((20 - width) / box)[:, None, None]
     start, end = points[:, :-1], points[:, 1:]
     length = (end - start).norm(dim=-1) * ink
     middle = (start + end) / 2
-    center = (middle * length[..., None]).sum(1) / length.sum(1, keepdim=True)
+    center = (middle * length[..., None]).sum(1)
+    center = center / length.sum(1, keepdim=True)
     return middle - center[:, None] + 14, length
 
-# %% ../nbs/12_drawing.ipynb #ccdb5f7b
+# %% ../nbs/12_drawing.ipynb #102892f4
 def render(
     points: Tensor,  # (n, p, 2), pixel coordinates
     length: Tensor,  # (n, p), pixels of stroke that each point stands for
@@ -115,25 +126,27 @@ def render(
     soft: Tensor,  # (n,), pixels over which ink fades into paper
     blur: float = 0.7,  # standard deviation of a point's Gaussian in pixels
 ) -> Tensor:  # (n, 28, 28), uint8
-    "Images of strokes: the points' Gaussians add up to a density that tells the distance to them."
+    "Images of strokes: the points' Gaussians tell how far they are."
     offset = points[..., None] - torch.arange(28)
     exponent = -0.5 * (offset / blur)**2
-    gx, gy = exponent.clamp(min=-40).exp().unbind(2)  # no subnormal numbers: they are slow
+    gx, gy = exponent.clamp(min=-40).exp().unbind(2)  # subnormals are slow
     density = gy.mT @ (gx * length[..., None]) / (blur * sqrt(2 * pi))
     distance = blur * (-2 * density.log()).clamp(min=0).sqrt()
     ink = 0.5 + (width[:, None, None] / 2 - distance) / soft[:, None, None]
     return (255 * ink.clamp(0, 1)).round().to(torch.uint8)
 
-# %% ../nbs/12_drawing.ipynb #021383e1
+# %% ../nbs/12_drawing.ipynb #33cc6a58
 def draw(
     n: int,  # how many images
     generator: torch.Generator,  # where the randomness comes from
 ) -> tuple[Tensor, Tensor]:  # (n, 28, 28) uint8, and (n,) int64 from 0 to 9
     "Images of digits, and which digits they are."
-    ways = [(d, w/sum(v.values()), s) for d, v in STROKES.items() for s, w in v.items()]
+    ways = [(d, w/sum(v.values()), s)
+            for d, v in STROKES.items() for s, w in v.items()]
     digit, share, strokes = zip(*ways)
     control, weights, ink = map(torch.stack, zip(*map(blueprint, strokes)))
-    way = torch.multinomial(torch.tensor(share), n, replacement=True, generator=generator)
+    share = torch.tensor(share)
+    way = torch.multinomial(share, n, True, generator=generator)
     width = 2.4*(0.28*torch.randn(n, generator=generator)).exp()
     soft = 0.9 + 0.6*torch.rand(n, generator=generator)
     lines = scribble(control[way], weights[way], generator)
