@@ -49,22 +49,24 @@ def _command(func):
             raise SystemExit(1) from None
     return wraps(func)(run)
 
-# %% ../nbs/14_cli.ipynb #0b23c1b2
+# %% ../nbs/14_cli.ipynb #ba3c7e80
 def _say(text, file=None):
-    "Print a line; of several processes that run together, only rank 0 does."
+    "Print a line; where several processes run together, rank 0 does."
     if os.environ.get('RANK', '0').strip() == '0':
         print(text, file=file, flush=True)
 
 def _note(message, *args, **kwargs):
     _say(f'note: {message}', sys.stderr)
 
-# %% ../nbs/14_cli.ipynb #8f7f9169
+# %% ../nbs/14_cli.ipynb #5935b6cc
 class _Team:
     "The processes that run a command together, mostly one."
     def __init__(self, name, rank=0, size=1, local=0):
-        self.name, self.rank, self.size, self.local = name, rank, size, local
+        self.name = name
+        self.rank, self.size, self.local = rank, size, local
         if size > 1:  # a group that waits, as a download takes its time
-            self.group = dist.new_group(backend='gloo', timeout=timedelta(0, 3600))
+            hour = timedelta(hours=1)
+            self.group = dist.new_group(backend='gloo', timeout=hour)
 
     def gather(self, value):
         "The values of all, by rank."
@@ -81,7 +83,7 @@ class _Team:
                 try:
                     result = work()
                 except (ValueError, DataError) as e:
-                    error = f'rank {self.rank}: {e}' if self.rank else f'{e}'
+                    error = f'rank {self.rank}: '*(self.rank > 0) + str(e)
             for text in filter(None, self.gather(error)):
                 self.end(text)
         return result
@@ -92,10 +94,10 @@ class _Team:
         self.gather(None)  # nobody leaves before it is said
         raise SystemExit(1)
 
-# %% ../nbs/14_cli.ipynb #4e012c80
+# %% ../nbs/14_cli.ipynb #a7e94e1d
 @contextmanager
 def _together(name, device):
-    "The team and this process's device; a lost process is told in one line."
+    "The team and this process's device; a lost process is one line."
     if os.environ.get('WORLD_SIZE', '1').strip() in ('', '1'):
         yield _Team(name), device
         return
@@ -112,12 +114,12 @@ def _together(name, device):
         raise SystemExit(f'{name}: rank {place[0]} of {place[1]} stopped: '
                          f'{str(e).splitlines()[0]}') from None
 
-# %% ../nbs/14_cli.ipynb #3a30c5c5
+# %% ../nbs/14_cli.ipynb #e4fed97e
 def _output(path, overwrite, picture=False):
-    "The path of a file that can be written later; None if none is asked for."
+    "The path of a file that can be written later, or None."
     if not path:
         return None
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     check_output(path, overwrite)
     if picture:
         from matplotlib.figure import Figure
@@ -140,7 +142,7 @@ def _new_model(nh, seed, device):
                          f"on device '{device}': {why}") from e
     return model
 
-# %% ../nbs/14_cli.ipynb #96517536
+# %% ../nbs/14_cli.ipynb #d5139543
 def _train(team, model, train, valid, epochs, bs, lr, seed, epoch_func):
     "Train as `fit` does, and print a line per epoch; its history."
     names, history = ['train_loss', 'valid_loss', 'valid_accuracy'], []
@@ -148,22 +150,23 @@ def _train(team, model, train, valid, epochs, bs, lr, seed, epoch_func):
     optimizer, n = PlainSGD(model.parameters(), lr), ceil(len(train[0])/bs)
     try:
         for epoch in range(1, epochs + 1):
-            batches = tqdm(minibatches(*train, bs, generator=order), total=n,
-                           leave=False, disable=True if team.rank else None)
+            batches = minibatches(*train, bs, generator=order)
+            batches = tqdm(batches, total=n, leave=False,
+                           disable=True if team.rank else None)
             loss = epoch_func(model, batches, optimizer, F.cross_entropy)
             if not isfinite(loss):
                 team.end(f'training diverged: the loss of epoch {epoch} is '
                          f'{loss}; try a smaller --lr than {lr}')
             history.append([loss, *evaluate(model, valid)])
-            _say(f'epoch {epoch}' + ''.join(
-                f' {name} {value:.4f}' for name, value in zip(names, history[-1])))
+            row = (f'{k} {v:.4f}' for k, v in zip(names, history[-1]))
+            _say(' '.join([f'epoch {epoch}', *row]))
     except KeyboardInterrupt:
         if team.size > 1 or not history:
             raise
         _note(f'interrupted after {len(history)} of {epochs} epochs')
     return pd.DataFrame(history, range(1, len(history) + 1), names)
 
-# %% ../nbs/14_cli.ipynb #f637965a
+# %% ../nbs/14_cli.ipynb #a7b8ace3
 @_command
 def train(
     data: str = 'auto',  # auto: mnist, else drawn; fashion, kmnist, a path
@@ -174,7 +177,7 @@ def train(
     seed: int = 1,  # for the initial weights and the order of the rows
     device: str = 'cpu',  # cpu, cuda, mps, …
     save: str = None,  # write the trained weights to this file
-    plot: str = None,  # write the learning curves here (.png, .pdf, .svg, …)
+    plot: str = None,  # write the learning curves here (.png, .pdf, …)
     overwrite: bool = False,  # may they replace files?
     fast: bool = False,  # without autograd: the same numbers, faster
 ):
@@ -184,26 +187,29 @@ def train(
             check_positive(epochs=epochs, bs=bs, nh=nh)
             check_positive(whole=False, lr=lr)
             if fast and team.size > 1:
-                raise ValueError('--fast is for one process, without torchrun')
+                raise ValueError('--fast is for one process')
             files = None, None
             if team.rank == 0:
-                files = _output(save, overwrite), _output(plot, overwrite, True)
+                files = (_output(save, overwrite),
+                         _output(plot, overwrite, picture=True))
             if all(files) and files[0].resolve() == files[1].resolve():
                 raise ValueError(f'save and plot are the same file, {save}')
             return _new_model(nh, seed, own), *files
         model, weights, curves = team.agree(ready)
         splits = team.agree(lambda: get_data(data))
         if len(seen := set(team.gather(repr(splits)))) > 1:
-            team.end('the processes have different data: ' + ', '.join(seen))
+            team.end(f'the processes have different data: {seen}')
         _say(f'data: {splits.name}, from {splits.where}')
         *sets, (x, y) = [(x.to(own), y.to(own)) for x, y in splits]
-        epoch_func = _epoch_func(fast, team.size)
-        history = _train(team, model, *sets, epochs, bs, lr, seed, epoch_func)
+        history = _train(team, model, *sets, epochs, bs, lr, seed,
+                         _epoch_func(fast, team.size))
         acc = evaluate(model, (x, y))[1]
         low, high = accuracy_interval(round(acc*len(y)), len(y))
-        _say(f'test accuracy {acc:.4f}, 95 % interval {low:.4f} to {high:.4f}')
+        _say(f'test accuracy {acc:.4f}, '
+             f'95 % interval {low:.4f} to {high:.4f}')
         if weights:
-            write_whole(weights, partial(torch.save, model.cpu().state_dict()))
+            state = model.cpu().state_dict()
+            write_whole(weights, partial(torch.save, state))
             _say(f'weights: {weights}')
         if curves:
             figure = plot_history(history)[0].figure
