@@ -58,7 +58,7 @@ def refused(capsys, func=cli.train, code=1, **options):
     (dict(seed=2**64), f'seed {2**64}'), (dict(save='no/such/x.pt'), 'no folder no/such'),
     (dict(save='.'), 'it is a folder'), (dict(plot='curves.docx'), 'should end in'),
     (dict(save='same.png', plot='./same.png'), 'same file'),
-    (dict(save='~nobody/x.pt'), 'nobody')])
+    (dict(save='~no-such-user/x.pt'), 'no folder ~no-such-user')])
 def test_what_it_cannot_do_it_says_in_one_line(few, capsys, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     assert words in refused(capsys, **options)
@@ -123,7 +123,8 @@ def test_it_trains_as_fit_does(few, capsys, tmp_path):
         assert line == (f'epoch {epoch} train_loss {row.train_loss:.4f} valid_loss '
                         f'{row.valid_loss:.4f} valid_accuracy {row.valid_accuracy:.4f}')
     acc = evaluate(model, few[2])[1]
-    assert re.fullmatch(rf'test accuracy {acc:.4f}, 95 % interval 0\.\d{{4}} to 0\.\d{{4}}', lines[3])
+    interval = r'95 % interval 0\.\d{4} to 0\.\d{4}'
+    assert re.fullmatch(f'test accuracy {acc:.4f}, {interval}', lines[3])
     assert lines[4:] == [f'weights: {saved}', f'learning curves: {picture}']
     assert picture.read_bytes().startswith(b'\x89PNG')
     assert sorted(tmp_path.iterdir()) == [picture, saved]
