@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['train', 'bench', 'main']
 
-# %% ../nbs/14_cli.ipynb #26d06f39
+# %% ../nbs/14_cli.ipynb #cf0a986e
 import os
 import sys
 import warnings
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from .checks import check_output, check_positive
 from .data import DataError, get_data
 from .evaluation import accuracy_interval
-from .data import _write_whole as write_whole
+from .files import write_whole
 from .training import (
     Model, PlainSGD, evaluate, minibatches, plot_history, train_epoch)
 
@@ -166,7 +166,7 @@ def _train(team, model, train, valid, epochs, bs, lr, seed, epoch_func):
         _note(f'interrupted after {len(history)} of {epochs} epochs')
     return pd.DataFrame(history, range(1, len(history) + 1), names)
 
-# %% ../nbs/14_cli.ipynb #a7b8ace3
+# %% ../nbs/14_cli.ipynb #7b29d910
 @_command
 def train(
     data: str = 'auto',  # auto: mnist, else drawn; fashion, kmnist, a path
@@ -199,7 +199,7 @@ def train(
         splits = team.agree(lambda: get_data(data))
         if len(seen := set(team.gather(repr(splits)))) > 1:
             team.end(f'the processes have different data: {seen}')
-        _say(f'data: {splits.name}, from {splits.where}')
+        _say(f'data: {splits.name}, from {splits.source}')
         *sets, (x, y) = [(x.to(own), y.to(own)) for x, y in splits]
         history = _train(team, model, *sets, epochs, bs, lr, seed,
                          _epoch_func(fast, team.size))
@@ -229,7 +229,7 @@ def _epoch_func(fast, size):
         return distributed_epoch
     return train_epoch
 
-# %% ../nbs/14_cli.ipynb #8b493628
+# %% ../nbs/14_cli.ipynb #10e41dfb
 @_command
 def bench(
     data: str = 'auto',  # auto: mnist, else drawn; fashion, kmnist, a path
@@ -247,7 +247,7 @@ def bench(
         check_positive(whole=False, lr=lr)
         return _output(plot, overwrite, picture=True), get_data(data)
     picture, splits = _Team('mnist_mb_bench').agree(ready)
-    _say(f'data: {splits.name}, from {splits.where}')
+    _say(f'data: {splits.name}, from {splits.source}')
     table = benchmark(*splits[:2], bs=bs, lr=lr, nh=nh, rounds=rounds)
     short = table.round({'seconds': 3, 'ratio': 2, 'accuracy': 4})
     _say(short.astype(object).where(table.notna(), '').to_markdown())
