@@ -45,7 +45,7 @@ def matmul_floor(
     nh: int = 50,  # hidden activations
     bs: int = 50,  # rows in a minibatch
 ) -> None:
-    "The two matrix products with the inputs, for all minibatches, and nothing else."
+    "The two matrix products with the inputs, for all minibatches."
     w, g = x.new_ones(x.shape[1], nh), x.new_ones(bs, nh)
     for xb in x.split(bs):
         torch.mm(xb, w)
@@ -79,7 +79,7 @@ def make_step(
 def manual_epoch(
     model: nn.Module,  # Linear, ReLU, Linear; trained in place
     batches: Iterable,  # of pairs (xb, yb): (bs, n_in) float, (bs,) int64
-    optimizer: PlainSGD | torch.optim.SGD,  # of its parameters, without momentum
+    optimizer: PlainSGD | torch.optim.SGD,  # of its parameters; plain
     loss_func: Callable = F.cross_entropy,  # or that of chapter 02
 ) -> float:  # mean loss of all rows, each before its step
     "One pass of training with the derivatives written out."
@@ -98,35 +98,36 @@ def _obstacle(model, group, loss_func):
     "What the loop without autograd would pass over, or None."
     parts = [part for part in model.modules() if not list(part.children())]
     params = list(model.parameters())
+    kinds = [nn.Linear, nn.ReLU, nn.Linear]
     if loss_func not in (F.cross_entropy, cross_entropy):
         return f'the loss {loss_func}'
-    if ([*map(type, parts)] != [nn.Linear, nn.ReLU, nn.Linear] or len(params) != 4
-            or not _same(model, parts)):
-        return f'the model {type(model).__name__}'
+    if [*map(type, parts)] != kinds or len(params) != 4:
+        return f'the layers of {type(model).__name__}'
+    x = parts[0].weight[:1]
+    if not model(x).allclose(nn.Sequential(*parts)(x), equal_nan=True):
+        return f'the forward of {type(model).__name__}'
     if not all(p.requires_grad for p in params):
         return 'frozen parameters'
     if any(p._backward_hooks for p in params) or any(
-            hooks for part in model.modules() for name, hooks in vars(part).items()
-            if name.endswith('hooks')):
+            hooks for part in model.modules()
+            for name, hooks in vars(part).items() if name.endswith('hooks')):
         return 'hooks'
     if {*map(id, group['params'])} != {*map(id, params)}:
         return "an optimizer of other parameters than the model's"
 
-# %% ../nbs/07_speed.ipynb #72adcad4
-def _same(model, parts):
-    "Does the model what its parts do, one after the other?"
-    x = parts[0].weight[:1]
-    return model(x).allclose(nn.Sequential(*parts)(x), equal_nan=True)
-
 def _plain_rate(model, optimizer, loss_func):
     "The learning rate; a `ValueError` for what the loop can't train."
-    group, *more = getattr(optimizer, 'param_groups', None) or [vars(optimizer)]
-    plain = type(optimizer).__name__ in ('PlainSGD', 'SGD') and not more and not any(
-        map(group.get, ('momentum', 'weight_decay', 'nesterov', 'maximize')))
-    what = _obstacle(model, group, loss_func) if plain else f'the optimizer {optimizer}'
+    group, *more = getattr(optimizer, 'param_groups', [vars(optimizer)])
+    options = 'momentum', 'weight_decay', 'nesterov', 'maximize'
+    if (type(optimizer).__name__ not in ('PlainSGD', 'SGD') or more
+            or any(map(group.get, options))):
+        what = f'the optimizer {type(optimizer).__name__} with its options'
+    else:
+        what = _obstacle(model, group, loss_func)
     if what:
-        raise ValueError(f'{what}: the loop without autograd trains Linear, ReLU, Linear '
-                         'by plain SGD on the cross entropy; use train_epoch')
+        raise ValueError(f'{what}: the loop without autograd trains Linear, '
+                         'ReLU, Linear by plain SGD on the cross entropy; '
+                         'use train_epoch')
     return float(group['lr'])
 
 # %% ../nbs/07_speed.ipynb #58819584
@@ -145,12 +146,14 @@ def _bare_loop(net, x, y, bs, lr):
 # %% ../nbs/07_speed.ipynb #8608cc65
 def _data_loader(net, x, y, bs, lr):
     order = torch.Generator().manual_seed(0)
-    batches = DataLoader(TensorDataset(x, y), bs, shuffle=True, generator=order)
-    fit(net, batches, epochs=1, lr=lr, opt_func=torch.optim.SGD, progress=False)
+    batches = DataLoader(TensorDataset(x, y), bs, shuffle=True,
+                         generator=order)
+    fit(net, batches, epochs=1, lr=lr, opt_func=torch.optim.SGD,
+        progress=False)
 
 # %% ../nbs/07_speed.ipynb #52dd11d0
 def _numpy_loop(net, x, y, bs, lr):
-    w1, b1, w2, b2 = (p.detach().numpy() for p in net.parameters())  # same memory
+    w1, b1, w2, b2 = (p.detach().numpy() for p in net.parameters())
     x, y, lr = x.numpy(), y.numpy(), np.float32(lr)
     for i in range(0, len(x), bs):
         xb, yb = x[i:i+bs], y[i:i+bs]
@@ -161,15 +164,17 @@ def _numpy_loop(net, x, y, bs, lr):
         G[np.arange(len(yb)), yb] -= 1
         G *= lr/len(yb)
         ga = (G @ w2)*(h > 0)
-        for p, step in (w2, G.T @ h), (b2, G.sum(0)), (w1, ga.T @ xb), (b1, ga.sum(0)):
+        for p, step in ((w1, ga.T @ xb), (b1, ga.sum(0)),
+                        (w2, G.T @ h), (b2, G.sum(0))):
             p -= step
 
 # %% ../nbs/07_speed.ipynb #2d3d1803
 def _scikit_learn(net, x, y, bs, lr):
     from sklearn.neural_network import MLPClassifier
     w1, b1, w2, b2 = net.parameters()
-    clf = MLPClassifier(len(b1), solver='sgd', batch_size=bs, learning_rate_init=lr,
-                        alpha=0, momentum=0, nesterovs_momentum=False, random_state=0)
+    clf = MLPClassifier(len(b1), solver='sgd', batch_size=bs, alpha=0,
+                        learning_rate_init=lr, momentum=0, random_state=0,
+                        nesterovs_momentum=False)
     x, y = x.numpy(), y.numpy()
     clf.partial_fit(x[:bs], y[:bs], classes=range(len(b2)))
     clf.coefs_[:] = [w.detach().numpy().T.copy() for w in (w1, w2)]
@@ -187,16 +192,17 @@ def _in_order(net, x, y, bs, lr):
 def _fit(net, x, y, bs, lr, **kw):
     fit(net, (x, y), epochs=1, bs=bs, lr=lr, progress=False, **kw)
 
-_WAYS = {'without autograd': _in_order,
-         'without autograd, shuffled': partial(_fit, epoch_func=manual_epoch),
-         'fit, shuffled': _fit, 'bare loop': _bare_loop,
-         'DataLoader loop, shuffled': _data_loader, 'NumPy by hand': _numpy_loop,
-         'scikit-learn, shuffled': _scikit_learn}
+_WAYS = {
+    'without autograd': _in_order,
+    'without autograd, shuffled': partial(_fit, epoch_func=manual_epoch),
+    'fit, shuffled': _fit, 'bare loop': _bare_loop,
+    'DataLoader loop, shuffled': _data_loader,
+    'NumPy by hand': _numpy_loop, 'scikit-learn, shuffled': _scikit_learn}
 
 # %% ../nbs/07_speed.ipynb #9d71aee9
 @contextmanager
 def _one_thread():
-    "One thread in PyTorch while the block runs; in NumPy too, if it can be said."
+    "One thread in PyTorch, and in NumPy where it can be said."
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with ExitStack() as stack:
@@ -215,14 +221,15 @@ def benchmark(
     nh: int = 50,  # hidden activations
     rounds: int = 5,  # how often each way does an epoch, in turns
     seed: int = 1,  # for the initial weights, which are the same for all
-) -> pd.DataFrame:  # a row per way: seconds (best), ratio (to the floor), accuracy
-    "Time an epoch of the same training, done in all the ways that are installed."
+) -> pd.DataFrame:  # a row per way: seconds, ratio to the floor, accuracy
+    "Time an epoch of the same training in all ways that are installed."
     check_positive(bs=bs, nh=nh, rounds=rounds)
     check_positive(whole=False, lr=lr)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         start = Model(784, nh, 10)
-    nets, ways = {}, {'matmul floor': lambda: matmul_floor(train[0], nh, bs)}
+    nets = {}
+    ways = {'matmul floor': lambda: matmul_floor(train[0], nh, bs)}
 
     def once(name):
         nets[name] = deepcopy(start)
@@ -233,7 +240,8 @@ def benchmark(
         seconds = best_times(ways, rounds)
     table = pd.DataFrame({'seconds': seconds}).rename_axis('way')
     table['ratio'] = table.seconds/seconds['matmul floor']
-    table['accuracy'] = pd.Series({k: evaluate(v, valid)[1] for k, v in nets.items()})
+    table['accuracy'] = pd.Series({name: evaluate(net, valid)[1]
+                                   for name, net in nets.items()})
     return table
 
 # %% ../nbs/07_speed.ipynb #66e8c5ea
@@ -243,10 +251,11 @@ def plot_benchmark(
     "Draw the ratios of a benchmark as bars, each with its number."
     import matplotlib.pyplot as plt
     table = table.sort_values('ratio', ascending=False)
-    _, ax = plt.subplots(figsize=(7, 0.6 + 0.32*len(table)), layout='constrained')
+    _, ax = plt.subplots(figsize=(7, 0.6 + 0.32*len(table)),
+                         layout='constrained')
     bars = ax.barh(table.index, table.ratio, color='0.75', edgecolor='0.2')
     ax.bar_label(bars, fmt='%.2f', padding=3)
     ax.axvline(1, color='0.2', ls='--')
-    ax.set(xlabel='time of an epoch / time of its two products with the inputs')
+    ax.set(xlabel='time of an epoch / time of its two large products')
     ax.margins(x=0.1)
     return ax

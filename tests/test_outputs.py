@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from running import NOTEBOOKS, read, run, shown
 
-CLOSE = dict(rel_tol=0.02, abs_tol=0.006)  # 0.002 was seen between processors, of an accuracy
+CLOSE = dict(rel_tol=0.005, abs_tol=0.006)  # 0.002 was seen between processors, of an accuracy
 NUMBER = re.compile(r'[-+]?\d[\d,]*\.\d*(?:e[-+]?\d+)?|[-+]?\d+e[-+]?\d+')
 
 
@@ -68,9 +68,10 @@ def test_a_run_prints_what_is_stored(runs, path):
 
 
 @pytest.mark.parametrize('old, new, same', [
-    ('0.969', '0.971', True), ('0.9526', '0.9626', False), ('tensor([5, 0])', 'tensor([5, 1])', False),
-    ('| 0.3 |\n|---:|', '| 0.30 |\n|----:|', True), ('a 0.5', 'b 0.5', False), ('1.5', '1.5 2.5', False),
-    ('2.30, 0.08', '2.30, 0.14', False), ('1e-7', '3e-7', True), ('12,345.5', '12,346.0', True)])
+    ('0.969', '0.971', True), ('0.9526', '0.9626', False), ('2.30, 0.08', '2.30, 0.14', False),
+    ('tensor([5, 0])', 'tensor([5, 1])', False), ('a 0.5', 'b 0.5', False),
+    ('| 0.3 |\n|---:|', '| 0.30 |\n|----:|', True), ('1.5', '1.5 2.5', False),
+    ('1e-7', '3e-7', True), ('12,345.5', '12,346.0', True)])
 def test_what_counts_as_the_same(old, new, same):
     assert alike(old, new) == same
 

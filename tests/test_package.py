@@ -35,8 +35,9 @@ def sh(*command, cwd, **env):
 def copied(tmp_path_factory):
     "A copy of the checkout, without what git ignores, for commands that write into it."
     tree = tmp_path_factory.mktemp('copied')/'mnist_mb'
-    ignored = shutil.ignore_patterns('.git', '_proc', '_docs', 'build', 'dist', '*.egg-info', '.*cache',
-                                     '__pycache__', '.venv', 'venv', 'node_modules', 'data')
+    ignored = shutil.ignore_patterns(
+        '.git', '_proc', '_docs', 'build', 'dist', 'data', '*.egg-info', '.*cache', '__pycache__',
+        '.venv', 'venv', 'node_modules')
     return shutil.copytree(ROOT, tree, ignore=ignored)
 
 
@@ -212,7 +213,7 @@ def test_the_wheel_installs_and_trains_elsewhere(built, tmp_path):
         said = sh(train, '--data', 'drawn', '--epochs', '1', cwd=nowhere, **env)
         assert re.search(r'^data: drawn, .*\n(.*\n)*test accuracy 0\.9', said, re.M), said
     assert '--rounds' in sh(bin/'mnist_mb_bench', '--help', cwd=nowhere)
-    where = 'import importlib, sys\nfor n in sys.argv[1:]: print(importlib.import_module(n).__file__)'
+    where = 'import sys, importlib as i\nfor n in sys.argv[1:]: print(i.import_module(n).__file__)'
     files = sh(python, '-c', where, *(f'mnist_mb.{name}' for name in MODULES), cwd=nowhere, **env)
     assert len(files.split()) == len(MODULES)
     assert all(str(tmp_path/'env') in file for file in files.split())
