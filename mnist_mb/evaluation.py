@@ -6,11 +6,12 @@
 __all__ = ['predict', 'accuracy_interval', 'Comparison', 'mcnemar', 'confusion_matrix', 'plot_confusion', 'recall', 'top_losses',
            'calibration_table', 'plot_calibration', 'expected_calibration_error', 'fit_temperature']
 
-# %% ../nbs/04_evaluation.ipynb #df95c1bf
+# %% ../nbs/04_evaluation.ipynb #02b441b3
 from math import sqrt
 from numbers import Integral
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from .checks import (check_logits, check_positive,
                              check_probabilities, check_target, eval_mode)
 from .softmax import log_softmax, softmax
 
-# %% ../nbs/04_evaluation.ipynb #67859628
+# %% ../nbs/04_evaluation.ipynb #34ac1ec7
 @torch.no_grad()
 def predict(
     model: nn.Module,  # gives logits; left in the mode in which it was
@@ -32,15 +33,15 @@ def predict(
         raise TypeError(f'x is a {type(x).__name__}, not a tensor: '
                         'use torch.as_tensor(x)')
     if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f'x has the shape {tuple(x.shape)}: there are no rows')
+        raise ValueError(f'x has the shape {tuple(x.shape)}: no rows')
     with eval_mode(model):
         logits = torch.cat([model(xb) for xb in x.split(bs)])
     if logits.ndim != 2 or len(logits) != len(x):
-        raise ValueError(f'the model makes {tuple(logits.shape)} of {len(x)} '
-                         f'rows; it should make ({len(x)}, classes)')
+        raise ValueError(f'the model makes {tuple(logits.shape)} of '
+                         f'{len(x)} rows, and not ({len(x)}, classes)')
     return logits
 
-# %% ../nbs/04_evaluation.ipynb #0e7abd79
+# %% ../nbs/04_evaluation.ipynb #ff673b3f
 def accuracy_interval(
     correct: int,  # how many were right
     n: int,  # of how many
@@ -49,8 +50,8 @@ def accuracy_interval(
     "Wilson's score interval for an accuracy."
     whole = isinstance(correct, Integral) and isinstance(n, Integral)
     if not (whole and 0 <= correct <= n and n > 0):
-        raise ValueError(f'{correct} right of {n}: they must be whole numbers, '
-                         '0 <= correct <= n')
+        raise ValueError(f'{correct} right of {n}: they must be whole '
+                         'numbers, 0 <= correct <= n')
     check_positive(whole=False, z=z)
     p_hat, scale = correct/n, 1 + z**2/n
     middle = p_hat + z**2/(2*n)
@@ -59,23 +60,23 @@ def accuracy_interval(
     high = 1. if correct == n else (middle + half)/scale
     return low, high
 
-# %% ../nbs/04_evaluation.ipynb #b1825df3
+# %% ../nbs/04_evaluation.ipynb #f7603736
 def _coin_test(k, d):
-    "The chance that `d` fair coins split at least as unevenly as `k` to `d - k`."
+    "The chance that `d` fair coins split as unevenly as `k` to `d - k`."
     ways = total = 1
     for j in range(k):
         ways = ways*(d - j)//(j + 1)
         total += ways
     return min(1., 2*total/2**d)
 
-# %% ../nbs/04_evaluation.ipynb #54edf3ec
+# %% ../nbs/04_evaluation.ipynb #cae52922
 def _paired_interval(a, b, n, z=1.96):
-    "Ends of the difference of two accuracies; `a`, `b`: only one was right."
+    "Ends of a difference of accuracies; `a`, `b`: only one was right."
     a, b, n = a + 0.5, b + 0.5, n + 2
     middle, half = (a - b)/n, z/n*sqrt(a + b - (a - b)**2/n)
     return max(-1., middle - half), min(1., middle + half)
 
-# %% ../nbs/04_evaluation.ipynb #c60bc01c
+# %% ../nbs/04_evaluation.ipynb #c182d1b6
 class Comparison(NamedTuple):
     "What `mcnemar` finds about two classifiers, a and b, on the same rows."
     only_a: int  # rows that only a has right
@@ -83,45 +84,46 @@ class Comparison(NamedTuple):
     difference: float  # accuracy of a, minus accuracy of b
     low: float  # the difference's 95 % interval, low end
     high: float  # and high end
-    p_value: float  # chance of a split at least as uneven, if both are equally good
+    p_value: float  # chance of such a split, if both are equally good
 
-# %% ../nbs/04_evaluation.ipynb #47904f6e
+# %% ../nbs/04_evaluation.ipynb #3c89144d
 def _check_right(name, right):
     "Refuse what is no list of right and wrong."
     if not isinstance(right, Tensor) or right.dtype != torch.bool:
         what = getattr(right, 'dtype', type(right).__name__)
-        raise TypeError(f'{name} has the type {what}; it should be a tensor of '
-                        'bool, as from: logits.argmax(1) == y')
+        raise TypeError(f'{name} has the type {what}; it should be a bool '
+                        'tensor, as from: logits.argmax(1) == y')
     if right.ndim != 1 or len(right) == 0:
-        raise ValueError(f'{name} has the shape {tuple(right.shape)}; it should '
-                         'be (rows,), with at least one row')
+        raise ValueError(f'{name} has the shape {tuple(right.shape)}; it '
+                         'should be (rows,), with at least one row')
 
-# %% ../nbs/04_evaluation.ipynb #0cec8362
+# %% ../nbs/04_evaluation.ipynb #1d5e8ed3
 def mcnemar(
     right_a: Tensor,  # (n,) bool, the rows that classifier a has right
-    right_b: Tensor,  # (n,) bool, those of b; the same rows in the same order
+    right_b: Tensor,  # (n,) bool, those of b; the same rows in order
 ) -> Comparison:  # counts, difference with its 95 % interval, and p-value
-    "Which of two classifiers is better on the same rows, by McNemar's exact test."
+    "Which of two classifiers is better on the same rows: McNemar's test."
     _check_right('right_a', right_a)
     _check_right('right_b', right_b)
     n = len(right_a)
     if len(right_b) != n:
-        raise ValueError(f'right_a has {n} rows and right_b {len(right_b)}; '
-                         'they must be the same')
+        raise ValueError(f'right_a has {n} rows and right_b '
+                         f'{len(right_b)}; they must be the same')
     a, b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return Comparison(a, b, (a - b)/n, *_paired_interval(a, b, n),
                       _coin_test(min(a, b), a + b))
 
-# %% ../nbs/04_evaluation.ipynb #7858d507
+# %% ../nbs/04_evaluation.ipynb #f6792555
 def _answers(model, x, y):
     "The logits of all rows, and `y` as int64 beside them, both checked."
     logits = predict(model, x)
     check_target(y, *logits.shape)
     bad = (logits.isnan() | (logits == float('inf'))).any(1)
     if bad.any():
-        raise ValueError(f'{int(bad.sum())} of {len(y)} rows have a logit that '
-                         f'is nan or inf, the first is row {int(bad.int().argmax())}: '
-                         'training diverged, try less lr')
+        raise ValueError(f'{int(bad.sum())} of {len(y)} rows have a logit '
+                         'that is nan or inf, the first is row '
+                         f'{int(bad.int().argmax())}: training diverged, '
+                         'try less lr')
     return logits, y.long().to(logits.device)
 
 # %% ../nbs/04_evaluation.ipynb #b98044cd
@@ -138,24 +140,25 @@ def confusion_matrix(
     return pd.DataFrame(counts, pd.RangeIndex(c, name='truth'),
                         pd.RangeIndex(c, name='prediction'))
 
-# %% ../nbs/04_evaluation.ipynb #855ee480
+# %% ../nbs/04_evaluation.ipynb #96dcd720
 def _check_confusion(counts):
     "Refuse what is no table of counts, truth by prediction."
-    if not isinstance(counts, pd.DataFrame) or not counts.index.equals(counts.columns):
+    square = isinstance(counts, pd.DataFrame)
+    if not square or not counts.index.equals(counts.columns):
         shape = getattr(counts, 'shape', type(counts).__name__)
-        raise ValueError(f'counts is {shape}; it should be the square table '
-                         'of confusion_matrix(…)')
+        raise ValueError(f'counts is {shape}; it should be the square '
+                         'table of confusion_matrix(…)')
     values = counts.to_numpy()
     if counts.empty or not ((values >= 0) & (values % 1 == 0)).all():
-        raise ValueError('counts must hold whole numbers, 0 or more, at least one, '
-                         'as confusion_matrix gives them, and not shares')
+        raise ValueError('counts must hold whole numbers, 0 or more, at '
+                         'least one, as from confusion_matrix, not shares')
 
-# %% ../nbs/04_evaluation.ipynb #759574b9
+# %% ../nbs/04_evaluation.ipynb #d0e150b2
 def plot_confusion(
     counts: pd.DataFrame,  # what confusion_matrix returns
     ax=None,  # the matplotlib Axes to draw on; None: a new one
 ):  # -> the Axes
-    "Draw a confusion matrix: the mistakes shaded, the right answers in bold."
+    "Draw a confusion matrix, the mistakes shaded."
     import matplotlib.pyplot as plt
     _check_confusion(counts)
     ax = ax or plt.subplots(figsize=(7, 5.4), layout='constrained')[1]
@@ -170,14 +173,14 @@ def plot_confusion(
         _write_counts(ax, counts.to_numpy(), image.get_clim()[1])
     return ax
 
-# %% ../nbs/04_evaluation.ipynb #d3b9ec35
+# %% ../nbs/04_evaluation.ipynb #ae43ab01
 def _write_counts(ax, counts, most):
-    "Each count in its cell: bold on the diagonal, white where the shade is dark."
-    for i, j in ((i, j) for i in range(len(counts)) for j in range(len(counts))):
-        color = 'white' if i != j and counts[i, j] > 0.6*most else 'black'
-        ax.text(j, i, f'{counts[i, j]:g}' if counts[i, j] else '', ha='center',
-                va='center', color=color, fontsize=8,
-                weight='bold' if i == j else 'normal')
+    "Each count in its cell: bold on the diagonal, white on dark."
+    for (i, j), count in np.ndenumerate(counts):
+        color = 'white' if i != j and count > 0.6*most else 'black'
+        weight = 'bold' if i == j else 'normal'
+        ax.text(j, i, f'{count:g}' if count else '', ha='center',
+                va='center', color=color, weight=weight, fontsize=8)
 
 # %% ../nbs/04_evaluation.ipynb #26470eec
 def recall(
@@ -193,7 +196,7 @@ def recall(
         for k, n in zip(table.right, table.rows)]
     return table
 
-# %% ../nbs/04_evaluation.ipynb #037893d7
+# %% ../nbs/04_evaluation.ipynb #e4cc6eb0
 def top_losses(
     model: nn.Module,  # gives logits; left in the mode in which it was
     x: Tensor,  # (rows, …), at least one, on the model's device
@@ -206,72 +209,76 @@ def top_losses(
     log_probs, guess = log_softmax(logits), logits.argmax(1)
     both = log_probs.gather(1, torch.stack([y, guess], 1))  # (rows, 2)
     rows = both[:, 0].argsort(stable=True)[:n]
-    table = pd.DataFrame({'truth': y[rows].tolist(), 'prediction': guess[rows].tolist()},
+    table = pd.DataFrame({'truth': y[rows].tolist(),
+                          'prediction': guess[rows].tolist()},
                          index=pd.Index(rows.tolist(), name='row'))
     table[['p_truth', 'p_prediction']] = both[rows].exp().tolist()
     return table.assign(loss=(-both[rows, 0]).tolist())
 
-# %% ../nbs/04_evaluation.ipynb #e08e2599
+# %% ../nbs/04_evaluation.ipynb #e1a88d90
 def calibration_table(
     probs: Tensor,  # (n, n_classes), probabilities, any float dtype
     y: Tensor,  # (n,), class numbers
     bins: int = 10,  # of equal width, from 0 to 1; each with its upper end
 ) -> pd.DataFrame:  # a row per bin: low, high, count, confidence, accuracy
-    "Mean confidence and accuracy in bins of confidence; nan where a bin is empty."
+    "Mean confidence and accuracy in bins of confidence; nan if empty."
     check_positive(bins=bins)
     check_probabilities(probs)
     check_target(y, *probs.shape)
     sure, guess = probs.detach().max(1)
     edges = [i/bins for i in range(bins + 1)]
-    table = pd.DataFrame({'sure': sure.double().cpu(), 'right': (guess.cpu() == y.cpu())})
-    inside = pd.cut(table.sure.clip(upper=1), edges, labels=range(bins)).astype(int)
-    means = table.groupby(inside).mean().reindex(range(bins))
-    return pd.DataFrame({'low': edges[:-1], 'high': edges[1:],
-                         'count': inside.value_counts().reindex(range(bins), fill_value=0),
-                         'confidence': means.sure, 'accuracy': means.right}
-                        ).rename_axis('bin')
+    rows = pd.DataFrame({'confidence': sure.double().cpu(),
+                         'accuracy': guess.cpu() == y.cpu()})
+    inside = pd.cut(rows.confidence.clip(upper=1), edges, labels=False)
+    table = rows.groupby(inside).mean().reindex(range(bins))
+    table.insert(0, 'low', edges[:-1])
+    table.insert(1, 'high', edges[1:])
+    counts = inside.value_counts().reindex(table.index, fill_value=0)
+    table.insert(2, 'count', counts)
+    return table.rename_axis('bin')
 
-# %% ../nbs/04_evaluation.ipynb #dedfbad9
+# %% ../nbs/04_evaluation.ipynb #f9661b09
 def plot_calibration(
     table: pd.DataFrame,  # what calibration_table returns
     axes=None,  # two matplotlib Axes, one above the other; None: new ones
     label: str = '',  # for a legend
     style: str = 'o-',  # marker and line
 ):  # -> the two Axes: reliability diagram, and rows per bin
-    "Draw a reliability diagram, with each bin's interval and number of rows."
+    "Draw a reliability diagram, and the number of rows in each bin."
     axes = _reliability_axes() if axes is None else axes
     many, few = (table[table['count'].between(*ends)]
                  for ends in ((10, float('inf')), (1, 9)))
-    points, = axes[0].plot(many.confidence, many.accuracy, style, label=label)
-    color = points.get_color()
-    axes[0].plot(few.confidence, few.accuracy, style[0], color=color, alpha=0.3)
+    line, = axes[0].plot(many.confidence, many.accuracy, style, label=label)
+    color = line.get_color()
+    axes[0].plot(few.confidence, few.accuracy, style[0], color=color,
+                 alpha=0.3)
     for part, alpha in ((many, 1), (few, 0.3)):
         for bin in part.itertuples():
             n = int(bin.count)
             ends = accuracy_interval(round(bin.accuracy*n), n)
             axes[0].vlines(bin.confidence, *ends, color=color, alpha=alpha)
     axes[1].stairs(table['count'], [*table.low, 1], color=color,
-                   linestyle=points.get_linestyle())
+                   linestyle=line.get_linestyle())
     return axes
 
-# %% ../nbs/04_evaluation.ipynb #3ee13f4d
+# %% ../nbs/04_evaluation.ipynb #bc32a6f5
 def _reliability_axes():
     "Two empty panels, with the line on which confidence equals accuracy."
     import matplotlib.pyplot as plt
-    _, axes = plt.subplots(2, 1, figsize=(7, 5), sharex=True, layout='constrained',
-                           height_ratios=(3, 1))
+    _, axes = plt.subplots(2, 1, figsize=(7, 5), sharex=True,
+                           layout='constrained', height_ratios=(3, 1))
     axes[0].plot([0, 1], [0, 1], ':', color='0.4')
     axes[0].set(ylabel='accuracy', xlim=(0, 1.02), ylim=(-0.03, 1.03))
     axes[1].set(ylabel='rows', xlabel='confidence', yscale='log')
     return axes
 
-# %% ../nbs/04_evaluation.ipynb #66a2046f
+# %% ../nbs/04_evaluation.ipynb #08a3f770
 def expected_calibration_error(
     probs: Tensor,  # (n, n_classes), probabilities, any float dtype
     y: Tensor,  # (n,), class numbers
     bins: int = 10,  # of equal width, from 0 to 1
 ) -> float:  # in [0, 1]
-    "The mean gap between confidence and accuracy over bins, weighted by their rows."
+    "The gap between confidence and accuracy, weighted by the bins' rows."
     table = calibration_table(probs, y, bins)
     gap = (table.accuracy - table.confidence).abs()
     return float((table['count']/len(y)*gap).sum())
@@ -282,22 +289,22 @@ def _slope(beta, logits, y):
     expected = (softmax(beta*logits)*logits).sum(1)
     return (expected - logits.gather(1, y[:, None])[:, 0]).mean().item()
 
-# %% ../nbs/04_evaluation.ipynb #0f970ae1
+# %% ../nbs/04_evaluation.ipynb #7d120656
 @torch.no_grad()
 def fit_temperature(
     logits: Tensor,  # (n, n_classes), of rows that training did not see
     y: Tensor,  # (n,), class numbers
 ) -> float:  # above 0; above 1 where the model is too sure
-    "The number by which to divide the logits for the smallest cross entropy."
+    "The number that divides the logits to the smallest cross entropy."
     check_logits(logits)
     check_target(y, *logits.shape)
     logits, y = logits.detach().cpu().double(), y.cpu().long()
     if not logits.isfinite().all():
-        raise ValueError('logits hold nan, inf or -inf: no temperature can be found')
+        raise ValueError('logits hold nan, inf or -inf: nothing fits them')
     low, high = -20., 20.  # 1/T is 2 to this power
     if _slope(2**low, logits, y) >= 0 or _slope(2**high, logits, y) <= 0:
-        raise ValueError('no temperature is best: these logits are right for every '
-                         'row, or no better than a guess; use more rows')
+        raise ValueError('no temperature is best: these logits are right in '
+                         'all rows, or no better than a guess; use more rows')
     for _ in range(50):
         middle = (low + high)/2
         low, high = ((middle, high) if _slope(2**middle, logits, y) < 0

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['lr_find', 'plot_lr_find']
 
-# %% ../nbs/05_tuning.ipynb #4cbecf7d
+# %% ../nbs/05_tuning.ipynb #9579c864
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from math import isfinite
@@ -13,12 +13,12 @@ from math import isfinite
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from .checks import check_fit, check_positive
 from .training import minibatches, train_epoch
 
-# %% ../nbs/05_tuning.ipynb #2d83493a
+# %% ../nbs/05_tuning.ipynb #d310116d
 def lr_find(
     model: nn.Module,  # gives logits; a copy of it is trained
     train: tuple | Iterable,  # a pair (x, y), or minibatches: a DataLoader
@@ -32,23 +32,26 @@ def lr_find(
 ) -> pd.DataFrame:  # a row per step: lr (the index), loss before the step
     "The learning-rate range test: train a copy while the rate grows."
     _check_range(low, high, steps)
-    check_fit(model, train, None, 1, bs, low, loss_func, opt_func)
-    model, loss, losses = deepcopy(model), None, []
-    optimizer = opt_func(model.parameters(), lr=low)
-    rates = [low*(high/low)**(k/(steps - 1)) for k in range(steps)]
     gpus = {p.device for p in model.parameters() if p.device.type == 'cuda'}
+    rates = [low*(high/low)**(k/(steps - 1)) for k in range(steps)]
+    loss, losses = None, []
     with torch.random.fork_rng(devices=list(gpus)):
+        check_fit(model, train, None, 1, bs, low, loss_func, opt_func)
+        model = deepcopy(model)
+        optimizer = opt_func(model.parameters(), lr=low)
         for lr, batch in zip(rates, _endless(train, bs, seed)):
-            for group in getattr(optimizer, 'param_groups', [vars(optimizer)]):
+            for group in getattr(optimizer, 'param_groups',
+                                 [vars(optimizer)]):
                 group['lr'] = lr
             loss = train_epoch(model, [batch], optimizer, loss_func)
             if not isfinite(loss):
                 break
             losses.append(loss)
     if not losses:
-        raise ValueError(f'the loss of the first step is {loss}: look at the data '
-                         'and at the initial weights')
-    return pd.DataFrame({'loss': losses}, pd.Index(rates[:len(losses)], name='lr'))
+        raise ValueError(f'the loss of the first step is {loss}: look at '
+                         'the data and at the initial weights')
+    index = pd.Index(rates[:len(losses)], name='lr')
+    return pd.DataFrame({'loss': losses}, index)
 
 # %% ../nbs/05_tuning.ipynb #341dafde
 def _endless(train, bs, seed):
@@ -60,14 +63,14 @@ def _endless(train, bs, seed):
                       if isinstance(train, tuple) else train):
             yield batch
 
-# %% ../nbs/05_tuning.ipynb #d7009aac
+# %% ../nbs/05_tuning.ipynb #f1444161
 def _check_range(low, high, steps):
     "Refuse rates that do not grow, and fewer steps than a growth takes."
     check_positive(steps=steps)
     check_positive(whole=False, low=low, high=high)
     if steps < 2 or not low < high:
-        raise ValueError(f'low is {low}, high is {high}, steps is {steps}: from low '
-                         'to a larger high it takes 2 steps or more')
+        raise ValueError(f'low is {low}, high is {high}, steps is {steps}: '
+                         'from low to a larger high, in 2 steps or more')
 
 # %% ../nbs/05_tuning.ipynb #fefa720c
 def _running(table):
