@@ -5,27 +5,27 @@
 # %% auto #0
 __all__ = ['train', 'bench', 'main']
 
-# %% ../nbs/14_cli.ipynb #26d06f39
+# %% ../nbs/14_cli.ipynb #7b2277c9
 import os
 import sys
 import warnings
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from functools import partial, wraps
 from math import ceil, isfinite
 from pathlib import Path
 
 import pandas as pd
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from fastcore.script import anno_parser
 from tqdm import tqdm
 
 from .checks import check_output, check_positive
 from .data import DataError, get_data
+from .distributed import (
+    distributed_epoch, process_group, ranks, together, why_stopped)
 from .evaluation import accuracy_interval
-from .data import _write_whole as write_whole
+from .files import write_whole
 from .training import (
     Model, PlainSGD, evaluate, minibatches, plot_history, train_epoch)
 
@@ -49,82 +49,59 @@ def _command(func):
             raise SystemExit(1) from None
     return wraps(func)(run)
 
-# %% ../nbs/14_cli.ipynb #0b23c1b2
+# %% ../nbs/14_cli.ipynb #ba3c7e80
 def _say(text, file=None):
-    "Print a line; of several processes that run together, only rank 0 does."
+    "Print a line; where several processes run together, rank 0 does."
     if os.environ.get('RANK', '0').strip() == '0':
         print(text, file=file, flush=True)
 
 def _note(message, *args, **kwargs):
     _say(f'note: {message}', sys.stderr)
 
-# %% ../nbs/14_cli.ipynb #8f7f9169
-class _Team:
-    "The processes that run a command together, mostly one."
-    def __init__(self, name, rank=0, size=1, local=0):
-        self.name, self.rank, self.size, self.local = name, rank, size, local
-        if size > 1:  # a group that waits, as a download takes its time
-            self.group = dist.new_group(backend='gloo', timeout=timedelta(0, 3600))
+# %% ../nbs/14_cli.ipynb #295adf1e
+def _checked(name, work, size=1, in_turn=False):
+    "The result of `work`; what the user can mend ends the command `name`."
+    if size > 1:
+        return together(work, in_turn, name)
+    try:
+        return work()
+    except (ValueError, DataError) as e:
+        print(f'{name}: {e}', file=sys.stderr)
+        raise SystemExit(1) from None
 
-    def gather(self, value):
-        "The values of all, by rank."
-        values = [value]*self.size
-        if self.size > 1:
-            dist.all_gather_object(values, value, self.group)
-        return values
-
-    def agree(self, work):
-        "The result of `work` in this process; an error in one ends all."
-        for first in (True, False):
-            error = None
-            if (self.local == 0) == first:
-                try:
-                    result = work()
-                except (ValueError, DataError) as e:
-                    error = f'rank {self.rank}: {e}' if self.rank else f'{e}'
-            for text in filter(None, self.gather(error)):
-                self.end(text)
-        return result
-
-    def end(self, text):
-        "End all processes, with one line and the exit code 1."
-        _say(f'{self.name}: {text}', sys.stderr)
-        self.gather(None)  # nobody leaves before it is said
-        raise SystemExit(1)
-
-# %% ../nbs/14_cli.ipynb #4e012c80
+# %% ../nbs/14_cli.ipynb #7e987c53
 @contextmanager
-def _together(name, device):
-    "The team and this process's device; a lost process is told in one line."
-    if os.environ.get('WORLD_SIZE', '1').strip() in ('', '1'):
-        yield _Team(name), device
+def _processes(name, device):
+    "Rank and size of the processes, mostly 0 and 1, and the device."
+    rank, size, _ = _checked(name, ranks)
+    if size == 1:
+        yield rank, size, device
         return
-    from mnist_mb.distributed import process_group, ranks
     try:
         with ExitStack() as stack:
-            try:
-                place = ranks()
-                own = stack.enter_context(process_group(device))
-            except ValueError as e:
-                raise SystemExit(f'{name}: {e}') from None
-            yield _Team(name, *place), own
+            join = partial(stack.enter_context, process_group(device))
+            own = _checked(name, join)
+            yield rank, size, own
     except RuntimeError as e:
-        raise SystemExit(f'{name}: rank {place[0]} of {place[1]} stopped: '
-                         f'{str(e).splitlines()[0]}') from None
+        print(f'{name}: rank {rank} of {size} stopped: {why_stopped(e)}',
+              file=sys.stderr)
+        raise SystemExit(1) from None
 
-# %% ../nbs/14_cli.ipynb #3a30c5c5
-def _output(path, overwrite, picture=False):
-    "The path of a file that can be written later; None if none is asked for."
-    if not path:
-        return None
-    path = Path(path).expanduser()
-    check_output(path, overwrite)
-    if picture:
+# %% ../nbs/14_cli.ipynb #9cd663f2
+def _path(name):
+    return Path(os.path.expanduser(name)) if name else None
+
+def _check_files(save, plot, overwrite):
+    "Refuse files that can't be written later."
+    if save and plot and save.resolve() == plot.resolve():
+        raise ValueError(f'save and plot are the same file, {save}')
+    for path in filter(None, (save, plot)):
+        check_output(path, overwrite)
+    if plot:
         from matplotlib.figure import Figure
         kinds = sorted(Figure().canvas.get_supported_filetypes())
-        if path.suffix[1:].lower() not in kinds:
-            raise ValueError(f'{path} should end in .{", .".join(kinds)}')
-    return path
+        if plot.suffix[1:].lower() not in kinds:
+            raise ValueError(f'{plot} should end in .{", .".join(kinds)}')
 
 # %% ../nbs/14_cli.ipynb #ccdc722f
 def _new_model(nh, seed, device):
@@ -140,30 +117,42 @@ def _new_model(nh, seed, device):
                          f"on device '{device}': {why}") from e
     return model
 
-# %% ../nbs/14_cli.ipynb #96517536
-def _train(team, model, train, valid, epochs, bs, lr, seed, epoch_func):
+# %% ../nbs/14_cli.ipynb #50349d2c
+def _train(model, train, valid, epochs, bs, lr, seed, epoch_func, rank):
     "Train as `fit` does, and print a line per epoch; its history."
     names, history = ['train_loss', 'valid_loss', 'valid_accuracy'], []
     order = torch.Generator().manual_seed(seed)
     optimizer, n = PlainSGD(model.parameters(), lr), ceil(len(train[0])/bs)
     try:
         for epoch in range(1, epochs + 1):
-            batches = tqdm(minibatches(*train, bs, generator=order), total=n,
-                           leave=False, disable=True if team.rank else None)
+            batches = minibatches(*train, bs, generator=order)
+            batches = tqdm(batches, total=n, leave=False,
+                           disable=True if rank else None)
             loss = epoch_func(model, batches, optimizer, F.cross_entropy)
             if not isfinite(loss):
-                team.end(f'training diverged: the loss of epoch {epoch} is '
-                         f'{loss}; try a smaller --lr than {lr}')
+                _say(f'mnist_mb_train: training diverged: the loss of epoch'
+                     f' {epoch} is {loss}; try a smaller --lr', sys.stderr)
+                raise SystemExit(1)
             history.append([loss, *evaluate(model, valid)])
-            _say(f'epoch {epoch}' + ''.join(
-                f' {name} {value:.4f}' for name, value in zip(names, history[-1])))
+            row = (f'{k} {v:.4f}' for k, v in zip(names, history[-1]))
+            _say(' '.join([f'epoch {epoch}', *row]))
     except KeyboardInterrupt:
-        if team.size > 1 or not history:
+        if not history or epoch_func is distributed_epoch:
             raise
         _note(f'interrupted after {len(history)} of {epochs} epochs')
     return pd.DataFrame(history, range(1, len(history) + 1), names)
 
-# %% ../nbs/14_cli.ipynb #f637965a
+# %% ../nbs/14_cli.ipynb #b448f56c
+def _epoch_func(fast, size):
+    "What trains for an epoch."
+    if fast and size > 1:
+        raise ValueError('--fast is for one process')
+    if fast:
+        from mnist_mb.speed import manual_epoch
+        return manual_epoch
+    return distributed_epoch if size > 1 else train_epoch
+
+# %% ../nbs/14_cli.ipynb #b8bd7ed9
 @_command
 def train(
     data: str = 'auto',  # auto: mnist, else drawn; fashion, kmnist, a path
@@ -174,56 +163,46 @@ def train(
     seed: int = 1,  # for the initial weights and the order of the rows
     device: str = 'cpu',  # cpu, cuda, mps, …
     save: str = None,  # write the trained weights to this file
-    plot: str = None,  # write the learning curves here (.png, .pdf, .svg, …)
+    plot: str = None,  # write the learning curves here (.png, .pdf, …)
     overwrite: bool = False,  # may they replace files?
     fast: bool = False,  # without autograd: the same numbers, faster
 ):
     "Train the network of the course, and test it."
-    with _together('mnist_mb_train', device) as (team, own):
+    name, save, plot = 'mnist_mb_train', _path(save), _path(plot)
+    with _processes(name, device) as (rank, size, own):
         def ready():
             check_positive(epochs=epochs, bs=bs, nh=nh)
             check_positive(whole=False, lr=lr)
-            if fast and team.size > 1:
-                raise ValueError('--fast is for one process, without torchrun')
-            files = None, None
-            if team.rank == 0:
-                files = _output(save, overwrite), _output(plot, overwrite, True)
-            if all(files) and files[0].resolve() == files[1].resolve():
-                raise ValueError(f'save and plot are the same file, {save}')
-            return _new_model(nh, seed, own), *files
-        model, weights, curves = team.agree(ready)
-        splits = team.agree(lambda: get_data(data))
-        if len(seen := set(team.gather(repr(splits)))) > 1:
-            team.end('the processes have different data: ' + ', '.join(seen))
-        _say(f'data: {splits.name}, from {splits.where}')
+            if rank == 0:
+                _check_files(save, plot, overwrite)
+            _epoch_func(fast, size)
+            return _new_model(nh, seed, own)
+        model = _checked(name, ready, size)
+        splits = _checked(name, partial(get_data, data), size, in_turn=True)
+        _say(f'data: {splits.name}, from {splits.source}')
         *sets, (x, y) = [(x.to(own), y.to(own)) for x, y in splits]
-        epoch_func = _epoch_func(fast, team.size)
-        history = _train(team, model, *sets, epochs, bs, lr, seed, epoch_func)
+        history = _train(model, *sets, epochs, bs, lr, seed,
+                         _epoch_func(fast, size), rank)
         acc = evaluate(model, (x, y))[1]
         low, high = accuracy_interval(round(acc*len(y)), len(y))
-        _say(f'test accuracy {acc:.4f}, 95 % interval {low:.4f} to {high:.4f}')
-        if weights:
-            write_whole(weights, partial(torch.save, model.cpu().state_dict()))
-            _say(f'weights: {weights}')
-        if curves:
-            figure = plot_history(history)[0].figure
-            write_whole(curves, partial(figure.savefig, dpi=150))
-            _say(f'learning curves: {curves}')
+        _say(f'test accuracy {acc:.4f}, '
+             f'95 % interval {low:.4f} to {high:.4f}')
+        if rank == 0:
+            _write(model, history, save, plot)
         if len(history) < epochs:
             raise SystemExit(130)
 
-# %% ../nbs/14_cli.ipynb #4994f516
-def _epoch_func(fast, size):
-    "What trains for an epoch; imported only where it is used."
-    if fast:
-        from mnist_mb.speed import manual_epoch
-        return manual_epoch
-    if size > 1:
-        from mnist_mb.distributed import distributed_epoch
-        return distributed_epoch
-    return train_epoch
+# %% ../nbs/14_cli.ipynb #d19ae2e1
+def _write(model, history, save, plot):
+    if save:
+        write_whole(save, partial(torch.save, model.cpu().state_dict()))
+        print(f'weights: {save}')
+    if plot:
+        figure = plot_history(history)[0].figure
+        write_whole(plot, partial(figure.savefig, dpi=150))
+        print(f'learning curves: {plot}')
 
-# %% ../nbs/14_cli.ipynb #8b493628
+# %% ../nbs/14_cli.ipynb #bd305c2e
 @_command
 def bench(
     data: str = 'auto',  # auto: mnist, else drawn; fashion, kmnist, a path
@@ -236,28 +215,31 @@ def bench(
 ):
     "Compare ways of training the same network: seconds, ratios, accuracy."
     from mnist_mb.speed import benchmark, plot_benchmark
+    plot = _path(plot)
     def ready():
         check_positive(bs=bs, nh=nh, rounds=rounds)
         check_positive(whole=False, lr=lr)
-        return _output(plot, overwrite, picture=True), get_data(data)
-    picture, splits = _Team('mnist_mb_bench').agree(ready)
-    _say(f'data: {splits.name}, from {splits.where}')
+        _check_files(None, plot, overwrite)
+        return get_data(data)
+    splits = _checked('mnist_mb_bench', ready)
+    _say(f'data: {splits.name}, from {splits.source}')
     table = benchmark(*splits[:2], bs=bs, lr=lr, nh=nh, rounds=rounds)
     short = table.round({'seconds': 3, 'ratio': 2, 'accuracy': 4})
     _say(short.astype(object).where(table.notna(), '').to_markdown())
-    if picture:
+    if plot:
         figure = plot_benchmark(table).figure
-        write_whole(picture, partial(figure.savefig, dpi=150))
-        _say(f'ratios: {picture}')
+        write_whole(plot, partial(figure.savefig, dpi=150))
+        _say(f'ratios: {plot}')
 
-# %% ../nbs/14_cli.ipynb #171dcc81
+# %% ../nbs/14_cli.ipynb #be8d9aab
 def main() -> None:
     "Run the command that the first argument names: train or bench."
     commands = {'train': train, 'bench': bench}
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ''
     if name not in commands:
-        raise SystemExit(f'{name!r} is no command: say train or bench, and '
-                         'its arguments, which --help lists')
+        print(f'{name!r} is no command: say train or bench, and then '
+              'their arguments, which --help lists', file=sys.stderr)
+        raise SystemExit(1)
     commands[name]()
 
 # %% ../nbs/14_cli.ipynb #d4d30839
