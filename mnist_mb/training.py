@@ -139,7 +139,7 @@ def train_epoch(
         raise ValueError('there are no minibatches')
     return (total/rows).item()
 
-# %% ../nbs/03_training.ipynb #48f7e0a8
+# %% ../nbs/03_training.ipynb #7a57a110
 def fit(
     model: nn.Module,  # gives logits; trained in place
     train: tuple | Iterable,  # a pair (x, y), or minibatches: a DataLoader
@@ -167,8 +167,9 @@ def fit(
                 row += evaluate(model, valid, loss_func=loss_func)
             history.append(row)
     except KeyboardInterrupt:
-        warnings.warn(f'interrupted after {len(history)} of {epochs} epochs; '
-                      'the weights stay as they are', stacklevel=2)
+        done = f'{len(history)} of {epochs} epochs'
+        warnings.warn(f'interrupted after {done}; the weights stay as '
+                      'they are', stacklevel=2)
     columns = ['train_loss', 'valid_loss', 'valid_accuracy']
     index = pd.RangeIndex(1, len(history) + 1, name='epoch')
     return pd.DataFrame(history, index, columns[:1 if valid is None else 3],
