@@ -55,13 +55,13 @@ def cross_entropy(
         losses = losses.sum()
     return _as_given(losses, logits)
 
-# %% ../nbs/02_nll.ipynb #f2722256
+# %% ../nbs/02_nll.ipynb #29dcf63c
 def _counted(total, check):
     "How much all rows count together, by which the mean divides."
     if check and total == 0:
-        raise ValueError('no row of this batch counts, since all are ignored '
-                         'or have weight 0: skip it, for the mean of nothing '
-                         'is no number')
+        raise ValueError('no row of this batch counts, since all are '
+                         'ignored or have weight 0: skip it, for the mean '
+                         'of nothing is no number')
     return total
 
 def _as_given(res, x):
