@@ -516,7 +516,7 @@ def test_public_names():
 @pytest.mark.slow
 def test_fit_takes_no_longer_than_the_bare_loop():
     "Alternating, best of several; twice more before it counts as slower, on a busy machine."
-    x, y = rows(20_000)
+    x, y = rows(5_000)
 
     def bare():
         net, order = new_model(), torch.randperm(len(x))
