@@ -1,0 +1,167 @@
+// The pad's functions that need no page, against numbers worked by hand or by Python.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import {test} from 'node:test';
+import vm from 'node:vm';
+
+const source = fs.readFileSync(new URL('../../mnist_mb/static/pad.js', import.meta.url), 'utf8');
+const page = {document: {querySelectorAll: () => []}, atob, getComputedStyle: root => root};
+vm.createContext(page);
+const pad = vm.runInContext(
+  `${source}; ({bytes, unpack, forward, softmax, contributions, brush, shares, resample,
+    boundingBox, centered, seen, share, number, theme, place, move, SIDE})`,
+  page,
+);
+const list = values => Array.from(values);
+const close = (got, want, eps = 1e-9) =>
+  assert.ok(
+    got.length === want.length && list(got).every((v, i) => Math.abs(v - want[i]) <= eps),
+    `${list(got)} is not ${want}`,
+  );
+const blank = () => new Uint8ClampedArray(pad.SIDE * pad.SIDE);
+const text = array => Buffer.from(array.buffer).toString('base64');
+
+test('weights come back from text, with the scale of their row', () => {
+  for (const [bits, Whole] of [
+    [8, Int8Array],
+    [16, Int16Array],
+  ]) {
+    const weight = [text(Whole.from([1, -2, 100])), text(Whole.from([0, 3, -128]))];
+    const {rows, relu} = pad.unpack({weight, scale: [0.5, 2], bias: [0, 0], relu: true}, bits);
+    close(rows[0], [0.5, -1, 50]);
+    close(rows[1], [0, 6, -256]);
+    assert.equal(relu, true);
+  }
+});
+
+const layers = [
+  {
+    rows: [
+      [1, -1],
+      [2, 1],
+    ],
+    bias: [0.5, -1],
+    relu: true,
+  },
+  {
+    rows: [
+      [1, 3],
+      [-2, 1],
+    ],
+    bias: [0, 0.25],
+    relu: false,
+  },
+];
+
+test('the forward pass: weighted sums, biases, ReLU', () => {
+  const [pixels, hidden, logits] = pad.forward(layers, [1, 2]);
+  close(pixels, [1, 2]);
+  close(hidden, [0, 3]); // 1 - 2 + 0.5 is below 0
+  close(logits, [9, 3.25]);
+});
+
+test('softmax: adds to 1, survives large logits, divides by the temperature', () => {
+  const {probs, logProbs, shifted} = pad.softmax([0, Math.log(3)], 1);
+  close(probs, [0.25, 0.75]);
+  close(logProbs, [Math.log(0.25), Math.log(0.75)]);
+  close(shifted, [-Math.log(3), 0]);
+  close(pad.softmax([1000, 998], 2).probs, pad.softmax([1, 0], 1).probs);
+});
+
+test('contributions: pixel times slope, through the units that are on', () => {
+  const activations = pad.forward(layers, [1, 2]);
+  close(pad.contributions(layers, activations, 0), [1 * 3 * 2, 2 * 3 * 1]);
+  close(pad.contributions(layers, activations, 1), [2, 2]);
+});
+
+test('the brush inks a disc and never takes ink away', () => {
+  const ink = blank();
+  pad.brush(ink, [70, 70], [70, 70]);
+  const total = ink.reduce((a, v) => a + v) / 255;
+  assert.ok(Math.abs(total - Math.PI * 5.5 ** 2) < 2, `${total}`);
+  const before = ink.slice();
+  pad.brush(ink, [10, 70], [130, 70]);
+  assert.ok(ink.every((v, i) => v >= before[i]));
+  assert.equal(ink[70 * pad.SIDE + 100], 255);
+  pad.brush(ink, [-20, -20], [200, 200]); // beyond the edge: no error
+});
+
+test('shares: each larger cell takes the mean of what it covers', () => {
+  const rows = pad.shares(10, 4);
+  close(
+    rows[0].map(([, v]) => v),
+    [0.4, 0.4, 0.2],
+  );
+  close(
+    rows[1].map(([j]) => j),
+    [2, 3, 4],
+  );
+  for (const row of pad.shares(140, 28))
+    assert.ok(Math.abs(row.reduce((a, [, v]) => a + v, 0) - 1) < 1e-12);
+});
+
+test('the bounding box, and none on a blank pad', () => {
+  assert.equal(pad.boundingBox(blank()), null);
+  const ink = blank();
+  ink[20 * pad.SIDE + 30] = ink[50 * pad.SIDE + 35] = 255;
+  assert.deepEqual({...pad.boundingBox(ink)}, {left: 30, top: 20, width: 6, height: 31});
+});
+
+test('centered: twenty pixels tall, center of mass at 14, 14', () => {
+  const ink = blank();
+  for (let y = 0; y < 100; y++) for (let x = 0; x < 20; x++) ink[(y + 40) * pad.SIDE + x] = 255;
+  const picture = pad.centered(ink, pad.boundingBox(ink));
+  const rows = Array.from({length: 28}, (_, y) =>
+    list(picture.slice(28 * y, 28 * y + 28)).reduce((a, v) => a + v),
+  );
+  assert.equal(rows.filter(v => v > 0).length, 20);
+  const mass = rows.reduce((a, v) => a + v),
+    mean = rows.reduce((a, v, y) => a + v * y, 0) / mass;
+  assert.ok(Math.abs(mean - 14) <= 0.5, `${mean}`);
+  assert.ok(Math.abs(mass - 20 * 4 * 255) < 1e-6);
+});
+
+test('what the network sees: paper is 0, ink below 1', () => {
+  assert.ok(pad.seen(blank(), true).every(v => v === 0));
+  const ink = blank().fill(255);
+  assert.ok(pad.seen(ink, false).every(v => Math.abs(v - 255 / 256) < 1e-12));
+});
+
+test('numbers as they are written', () => {
+  assert.equal(pad.number(-1.234), '−1.23');
+  assert.deepEqual([1, 0.9999, 0.5, 0.0001, 0].map(pad.share), [
+    '1.000',
+    '>0.999',
+    '0.500',
+    '1e-4',
+    '0',
+  ]);
+});
+
+test('light text makes a dark pad, in any notation', () => {
+  const cases = {
+    'rgb(20, 20, 20)': 'light',
+    'rgb(238, 238, 238)': 'dark',
+    'oklch(0.93 0.02 250)': 'dark',
+    'lab(20 5 5)': 'light',
+    'color(srgb 0.9 0.9 0.9)': 'dark',
+    'color(display-p3 0.1 0.1 0.1)': 'light',
+  };
+  for (const [color, want] of Object.entries(cases)) assert.equal(pad.theme({color}), want, color);
+});
+
+test('an example fills the pad; an arrow moves it by one pixel of MNIST', () => {
+  const image = new Uint8Array(784),
+    ink = blank();
+  image[28 * 3 + 5] = 200;
+  pad.place(ink, image);
+  assert.equal(
+    ink.reduce((a, v) => a + v),
+    25 * 200,
+  );
+  assert.equal(ink[15 * pad.SIDE + 25], 200);
+  pad.move(ink, 1, -1);
+  assert.equal(ink[10 * pad.SIDE + 30], 200);
+  for (let i = 0; i < 30; i++) pad.move(ink, 1, 0);
+  assert.ok(ink.every(v => v === 0));
+});

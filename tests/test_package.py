@@ -1,0 +1,221 @@
+"""The package: what the notebooks export and nothing else, borders kept, and it installs and runs
+from the wheel and from the source archive."""
+import ast
+import filecmp
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = {path.stem: ast.parse(path.read_text(encoding='utf-8'))
+           for path in sorted((ROOT/'mnist_mb').glob('*.py')) if not path.stem.startswith('_')}
+BIN = 'Scripts' if os.name == 'nt' else 'bin'
+
+
+def sh(*command, cwd, **env):
+    "What the command prints; it must not fail."
+    env = {k: v for k, v in (os.environ | env).items() if k not in ('PYTHONPATH', 'VIRTUAL_ENV')}
+    env['PATH'] = os.pathsep.join([str(Path(sys.executable).parent), env['PATH']])
+    ran = subprocess.run([*map(str, command)], cwd=cwd, env=env, text=True, timeout=1800,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert ran.returncode == 0, f'{command} ends with {ran.returncode}:\n{ran.stdout[-4000:]}'
+    return ran.stdout
+
+
+@pytest.fixture(scope='module')
+def copied(tmp_path_factory):
+    "A copy of the checkout, without what git ignores, for commands that write into it."
+    tree = tmp_path_factory.mktemp('copied')/'mnist_mb'
+    ignored = shutil.ignore_patterns(
+        '.git', '_proc', '_docs', 'build', 'dist', 'data', '*.egg-info', '.*cache', '__pycache__',
+        '.venv', 'venv', 'node_modules')
+    return shutil.copytree(ROOT, tree, ignore=ignored)
+
+
+@pytest.fixture(scope='module')
+def settings():
+    config = ConfigParser(delimiters=['='])
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    return config['DEFAULT']
+
+
+def unlike(a, b):
+    "The files that are not the same in two folders."
+    found = filecmp.dircmp(a, b, ignore=['__pycache__', '.ipynb_checkpoints', '.last_checked'])
+    wrong = [*found.left_only, *found.right_only]
+    wrong += filecmp.cmpfiles(a, b, found.common_files, shallow=False)[1]
+    return wrong + [f'{d}/{w}' for d in found.common_dirs for w in unlike(Path(a)/d, Path(b)/d)]
+
+
+def test_the_package_is_what_the_notebooks_export(copied):
+    for path in (copied/'mnist_mb').glob('[a-z]*.py'):
+        path.unlink()  # whatever no notebook exports
+    sh('nbdev_export', cwd=copied)
+    assert not unlike(ROOT/'mnist_mb', copied/'mnist_mb'), 'run nbdev_export'
+    for name in ('pyproject.toml', 'settings.ini'):
+        assert (copied/name).read_bytes() == (ROOT/name).read_bytes()
+
+
+def test_notebooks_are_clean(copied):
+    sh('nbdev_clean', cwd=copied)
+    assert not unlike(ROOT/'nbs', copied/'nbs'), 'run nbdev_clean'
+
+
+def test_ruff():
+    sh('ruff', 'check', '--no-cache', cwd=ROOT)
+
+
+@pytest.mark.parametrize('schema, pattern', [
+    ('vendor.github-workflows', '.github/workflows/*.yaml'),
+    ('vendor.citation-file-format', 'CITATION.cff')])
+def test_files_for_github_fit_their_schemas(schema, pattern):
+    files = list(ROOT.glob(pattern))
+    assert files
+    sh('check-jsonschema', '--builtin-schema', schema, *files, cwd=ROOT)
+
+
+def test_one_version(settings):
+    version = settings['version']
+    assert f'__version__ = "{version}"' in (ROOT/'mnist_mb/__init__.py').read_text()
+    assert f'\nversion: {version}\n' in (ROOT/'CITATION.cff').read_text()
+    changes = (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
+    assert re.search(r'^## (\S+)', changes, re.M)[1] == version
+    assert f'version = {{{version}}}' in (ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')
+
+
+# --- borders between the modules -------------------------------------------------------------
+
+def from_ours(tree):
+    "Pairs (module, name) of what a module imports from others of this package."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ''
+            if node.level or module.split('.')[0] == 'mnist_mb':
+                module = module.removeprefix('mnist_mb').lstrip('.')
+                yield from ((module or a.name, a.name) for a in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((a.name[9:], a.name) for a in node.names if a.name.startswith('mnist_mb.'))
+
+
+def exported(tree):
+    return next((ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
+                 and ast.unparse(node.targets[0]) == '__all__'), [])
+
+
+def test_there_are_modules():
+    assert {'checks', 'cli', 'data', 'files', 'nll', 'softmax', 'training'} <= MODULES.keys()
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_no_private_name_crosses_a_border(name):
+    crossing = [(module, what) for module, what in from_ours(MODULES[name]) if what[0] == '_']
+    assert not crossing
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_a_module_offers_at_most_twelve_names(name):
+    names = exported(MODULES[name])
+    assert 1 <= len(names) <= 12 and not [n for n in names if n[0] == '_']
+
+
+def test_imports_run_one_way():
+    uses = {name: {module for module, _ in from_ours(tree)} for name, tree in MODULES.items()}
+    while free := [name for name, needed in uses.items() if not needed]:
+        for name in free:
+            del uses[name]
+        uses = {name: needed - {*free} for name, needed in uses.items()}
+    assert not uses, f'a circle, or a module that is not there: {uses}'
+
+
+def test_what_is_imported_is_required_and_the_other_way_round(settings):
+    used = set()
+    for tree in MODULES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                used |= {a.name.split('.')[0] for a in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                used.add(node.module.split('.')[0])
+    used -= {*sys.stdlib_module_names, 'mnist_mb'}
+    used -= {'sklearn', 'threadpoolctl', 'IPython'}  # used where they are installed
+    required = {re.split(r'[<>=]', r)[0] for r in settings['requirements'].split()}
+    assert used | {'tabulate'} == required  # which pandas imports for to_markdown
+
+
+# --- importing and installing ----------------------------------------------------------------
+
+QUIET = '''
+import importlib, random, socket, sys, numpy as np, torch
+def state():
+    return (torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state()),
+            torch.get_num_threads(), torch.get_default_dtype(), repr(torch.tensor(1/3)))
+def refuse(*args, **kwargs):
+    raise AssertionError('an import opened a connection')
+socket.socket.connect = refuse
+before = state()
+for name in sys.argv[1:]:
+    importlib.import_module(f'mnist_mb.{name}')
+assert before == state(), 'an import changed global state'
+late = {'matplotlib', 'IPython', 'sklearn', 'pooch', 'requests'} & set(sys.modules)
+assert not late, f'imported too early: {late}'
+'''
+
+
+def test_importing_is_quiet(tmp_path):
+    ran = subprocess.run([sys.executable, '-W', 'error::SyntaxWarning', '-c', QUIET, *MODULES],
+                         cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         env=os.environ | {'PYTHONPATH': str(ROOT),
+                                           'MNIST_MB_CACHE': str(tmp_path/'cache')})
+    assert (ran.returncode, ran.stdout) == (0, '')
+    assert not list(tmp_path.iterdir()), 'an import wrote a file'
+
+
+@pytest.fixture(scope='module')
+def built(copied):
+    "The source archive, and the wheel that is built from it."
+    sh(sys.executable, '-m', 'build', cwd=copied)
+    return [next((copied/'dist').glob(f'*{end}')) for end in ('.tar.gz', '.whl')]
+
+
+@pytest.mark.slow
+def test_what_is_in_the_archives(built):
+    package = {p.relative_to(ROOT).as_posix() for p in (ROOT/'mnist_mb').rglob('*')
+               if p.is_file() and '__pycache__' not in p.parts}
+    assert {'mnist_mb/static/pad.js', 'mnist_mb/static/pad.css', 'mnist_mb/cli.py'} <= package
+    with zipfile.ZipFile(built[1]) as wheel:
+        assert {n for n in wheel.namelist() if '.dist-info/' not in n} == package
+    with tarfile.open(built[0]) as archive:
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    assert package | {'settings.ini', 'LICENSE', 'README.md', 'constraints.txt',
+                      'CHANGELOG.md'} <= names
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_and_trains_elsewhere(built, tmp_path):
+    venv.create(tmp_path/'env', with_pip=True)
+    nowhere = tmp_path/'nowhere'
+    nowhere.mkdir()
+    bin = tmp_path/'env'/BIN
+    python, train = bin/'python', bin/'mnist_mb_train'
+    sh(python, '-m', 'pip', 'install', '-q', '-c', ROOT/'constraints.txt', built[1], cwd=nowhere)
+    env = {'MNIST_MB_CACHE': str(tmp_path/'cache'), 'OMP_NUM_THREADS': '1'}
+    for options in ([], ['-q', '-U', 'fastcore']):  # with the tested versions, then the newest
+        if options:
+            sh(python, '-m', 'pip', 'install', *options, cwd=nowhere)
+        said = sh(train, '--data', 'drawn', '--epochs', '1', cwd=nowhere, **env)
+        assert re.search(r'^data: drawn, .*\n(.*\n)*test accuracy 0\.9', said, re.M), said
+    assert '--rounds' in sh(bin/'mnist_mb_bench', '--help', cwd=nowhere)
+    where = 'import sys, importlib as i\nfor n in sys.argv[1:]: print(i.import_module(n).__file__)'
+    files = sh(python, '-c', where, *(f'mnist_mb.{name}' for name in MODULES), cwd=nowhere, **env)
+    assert len(files.split()) == len(MODULES)
+    assert all(str(tmp_path/'env') in file for file in files.split())
+    sh(python, '-m', 'pip', 'check', cwd=nowhere)
+    assert not list(nowhere.iterdir()), 'the command leaves something behind'

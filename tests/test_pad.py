@@ -1,0 +1,386 @@
+"""The pad: its Python, its JavaScript without a page, and the whole in Chromium."""
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from torch import nn, tensor
+from torch.testing import assert_close
+
+from mnist_mb.data import CLASSES, get_data
+from mnist_mb.playground import (
+    as_mnist, center_of_mass, pixel_contributions, quantized, sketchpad)
+from mnist_mb.training import Model, accuracy, fit
+
+ROOT = Path(__file__).parent.parent
+NASTY = ['<img src=x onerror=alert(1)>', '</script><script>alert(2)</script>', 'ナ & "b"']
+TRACED, FED = 100, 1000
+
+
+@pytest.fixture(scope='module')
+def sets():
+    return get_data()
+
+
+@pytest.fixture(scope='module')
+def model(sets):
+    torch.manual_seed(1)
+    net = Model(784, 50, 10)
+    fit(net, sets[0], progress=False)
+    return net
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 3, bias=False))
+
+
+def stored(pad):
+    return json.loads(re.search(r'json">(.*?)</script>', pad.body, re.S)[1])
+
+
+# Pictures
+
+def dot():
+    image = torch.zeros(50, 40, dtype=torch.uint8)
+    image[3:13, 7:12] = 255
+    return image
+
+
+@pytest.mark.parametrize('same', [
+    dot() / 255., dot() > 0, dot().numpy(), (dot() > 0).numpy(), dot().clamp(min=0).double() / 255])
+def test_as_mnist_of_every_kind_of_picture(same):
+    got = as_mnist(dot()).reshape(28, 28)
+    assert (got > 0).sum() == 20*10 and got.max() == 255/256
+    assert_close(as_mnist(same), got.flatten(), rtol=0, atol=1e-6)
+    assert_close(as_mnist(dot().clamp(min=3), threshold=10), got.flatten(), rtol=0, atol=0)
+    assert ((center_of_mass(got[None]) - 14).abs() <= 0.5).all()
+
+
+@pytest.mark.parametrize('bad, why', [
+    (torch.zeros(5, 5), 'blank'), (torch.ones(3, 5, 5), 'average the colors'),
+    (torch.full((5, 5), 200.), 'values from 200'), (torch.zeros(0, 5), 'blank'),
+    (torch.full((5, 5), float('nan')), 'values from nan'), ((dot() > 0).int(), 'image > 0'),
+    (np.ones((5, 5), np.int64), 'image > 0'), (torch.full((5, 5), -1), 'values from -1'),
+    (torch.ones(5, 5, dtype=torch.complex64), 'grayscale')])
+def test_as_mnist_refuses(bad, why):
+    with pytest.raises(ValueError, match=why):
+        as_mnist(bad)
+
+
+def test_as_mnist_threshold_above_everything():
+    with pytest.raises(ValueError, match='above 300'):
+        as_mnist(dot(), threshold=300)
+
+
+def test_as_mnist_thin_line():
+    thin = torch.zeros(100, 100)
+    thin[:, 50] = 0.5
+    assert (as_mnist(thin).reshape(28, 28) > 0).sum(0).max() == 20
+
+
+# Contributions
+
+@pytest.mark.parametrize('target', [None, tensor([2, 0, 1, 1])])
+def test_contributions_add_up_and_are_gradient_times_input(target):
+    torch.manual_seed(0)
+    deep = nn.Sequential(nn.Linear(784, 30), nn.ReLU(), nn.Linear(30, 20, bias=False),
+                         nn.Linear(20, 9), nn.ReLU(), nn.Linear(9, 3))
+    x = torch.rand(4, 784, requires_grad=True)
+    out = deep(x)
+    want = out.gather(1, (out.argmax(1) if target is None else target)[:, None]).squeeze(1)
+    pixels, biases = pixel_contributions(deep, x, target)
+    slopes, = torch.autograd.grad(want.sum(), x)
+    assert_close(pixels, (x*slopes).detach(), rtol=1e-4, atol=1e-6)
+    assert_close(pixels.sum(1) + biases, want.detach(), rtol=1e-4, atol=1e-5)
+    assert x.grad is None and all(p.grad is None for p in deep.parameters())
+    if target is not None:  # zeroing all biases but one shows what the biases add
+        w, v, u = deep[0], deep[2], deep[3]
+        on, on2 = w(x) > 0, u(v((w(x)).relu())) > 0
+        slope = (deep[5].weight[target]*on2) @ u.weight
+        bias = deep[5].bias[target] + ((deep[5].weight[target]*on2)*u.bias).sum(1)
+        bias = bias + (((slope @ v.weight)*on)*w.bias).sum(1)
+        assert_close(biases, bias.detach(), rtol=1e-3, atol=1e-5)
+
+
+def test_contributions_of_a_convolution():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Unflatten(1, (1, 28)), nn.Conv2d(1, 3, 5), nn.ReLU(), nn.Flatten(),
+                        nn.Linear(3*24*24, 4))
+    net = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 28, 28)), *net[1:])
+    x = torch.rand(2, 784)
+    pixels, biases = pixel_contributions(net, x)
+    assert_close(pixels.sum(1) + biases, net(x).amax(1).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('target', [tensor([0, 1]), tensor([0, 1, 2, 3]), tensor([[0], [1]]),
+                                    [0, 0, 0, -1], tensor([0., 1, 1, 1])])
+def test_contributions_refuse_a_target(target):
+    with pytest.raises((ValueError, IndexError, TypeError), match='target'):
+        pixel_contributions(small(), torch.rand(4, 784), target)
+
+
+# What a pad takes
+
+def broken():
+    bad = Model(784, 5, 3)
+    bad.layers[2].bias.data[1] = float('nan')
+    return bad
+
+
+class Twice(Model):
+    def forward(self, x):
+        return 2*super().forward(x)
+
+
+@pytest.mark.parametrize('bad, why', [
+    (Model(28, 5, 3), 'takes 28 numbers'), (broken(), 'layer 1 has weights that'),
+    (nn.Sequential(nn.Linear(784, 5), nn.Linear(4, 3)), 'take the 5'),
+    (nn.Sequential(), '0 logits'), (Model(784, 5, 1), '1 logits'), (Twice(784, 5, 3), 'a Twice'),
+    (nn.Sequential(nn.ReLU()), 'a ReLU as part 0'), (nn.Conv2d(1, 1, 3), 'a Conv2d'),
+    ('a model', 'a str')])
+def test_models_refused(bad, why):
+    with pytest.raises(ValueError, match=why):
+        sketchpad(bad)
+
+
+def test_nested_models():
+    net = nn.Sequential(nn.Sequential(nn.Linear(784, 5)), nn.ReLU(), nn.ReLU(), nn.Linear(5, 2),
+                        nn.ReLU())
+    assert [layer['relu'] for layer in stored(sketchpad(net))['layers']] == [True, True]
+    assert len(stored(sketchpad(nn.Linear(784, 2)))['layers']) == 1
+
+
+@pytest.mark.parametrize('options, why', [
+    ({'classes': ['a', 'b']}, '2 names, and the model has 3'), ({'bits': 32}, 'bits is 32'),
+    ({'classes': '012'}, 'classes is text'), ({'examples': torch.zeros(5, 784)}, 'a Tensor'),
+    ({'examples': (torch.zeros(5, 784), tensor([0, 1, 2]))}, r'\(5, 784\) and y \(3,\)'),
+    ({'examples': (torch.full((2, 784), 300.), tensor([0, 1]))}, 'from 0 to 1'),
+    ({'examples': (torch.zeros(2, 784), tensor([0, 9]))}, '0 to 2'),
+    ({'examples': (torch.full((2, 784), float('nan')), tensor([0, 1]))}, 'nan'),
+    ({'examples': (torch.zeros(10_000, 784), torch.zeros(10_000))}, '10,000 rows')])
+def test_options_refused(options, why):
+    with pytest.raises(ValueError, match=why):
+        sketchpad(small(), **options)
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+def test_the_page_has_the_quantized_weights(bits):
+    net = small()
+    rounded = quantized(net, bits)
+    for layer, want in zip(stored(sketchpad(net, bits=bits))['layers'], (rounded[0], rounded[2])):
+        kind = {8: 'b', 16: 'h'}[bits]
+        q = tensor([list(memoryview(base64.b64decode(row)).cast(kind)) for row in layer['weight']])
+        assert_close(q*tensor(layer['scale'])[:, None], want.weight.detach(), rtol=0, atol=0)
+        assert_close(tensor(layer['bias']), want.bias.detach(), rtol=0, atol=0)
+    largest = net[0].weight.abs().amax(1, keepdim=True)
+    off = (rounded[0].weight - net[0].weight).abs()/largest
+    assert (off <= 0.501/(2**(bits - 1) - 1)).all()
+
+
+def test_a_dead_row_and_other_bits():
+    net = nn.Linear(784, 3)
+    with torch.no_grad():
+        net.weight[1] = 0
+    assert_close(quantized(net)[0].weight[1], torch.zeros(784))
+    with pytest.raises(ValueError, match='bits is 4'):
+        quantized(net, 4)
+
+
+def test_examples_and_names():
+    x, y = torch.rand(5, 28, 28).mul(255).floor()/256, [2, 0, 1, 1, 2]
+    pad = sketchpad(small(), classes=list('abc'), examples=(x, y))
+    assert [e['label'] for e in stored(pad)['examples']] == y and stored(pad)['names'][2] == 'c'
+    for e, image in zip(stored(pad)['examples'], x):
+        assert list(base64.b64decode(e['image'])) == (256*image).flatten().int().tolist()
+    ten = stored(sketchpad(Model(784, 4, 10)))['examples']
+    assert [e['label'] for e in ten[:10]] == list(range(10)) and len(ten) == 30
+    assert stored(sketchpad(small()))['examples'] == []
+
+
+def test_a_pad_keeps_the_model_as_it_was():
+    net = Model(784, 4, 10)
+    pad = sketchpad(net)
+    before = pad._repr_html_()
+    net.layers[0].weight.data.zero_()
+    assert pad._repr_html_() == before != sketchpad(net)._repr_html_()
+
+
+def test_save(tmp_path):
+    file, odd = tmp_path/'pad.html', sketchpad(small(), classes=NASTY, bits=8)
+    odd.save(file, title='<b>&"')
+    text = file.read_text(encoding='utf-8')
+    assert '<title>&lt;b&gt;&amp;&quot;</title>' in text and 'alert(1)</script>' not in text
+    with pytest.raises(ValueError, match='exists: choose another name'):
+        odd.save(file)
+    sketchpad(small()).save(str(file), overwrite=True)
+    text = file.read_text(encoding='utf-8')
+    assert '<title>Draw a digit</title>' in text and 'unsafe' not in text
+    assert not any(bad in text for bad in ('http:', 'https:', 'innerHTML', 'eval('))
+    for kind in ('script', 'style'):
+        content, = re.findall(rf'<{kind}>(.*?)</{kind}>', text, re.S)
+        digest = hashlib.sha256(content.encode()).digest()
+        assert f"{kind}-src 'sha256-{base64.b64encode(digest).decode()}'" in text
+    for path, why in [(tmp_path/'no'/'pad.html', 'there is no folder'), (tmp_path, 'is a folder')]:
+        with pytest.raises(ValueError, match=why):
+            odd.save(path, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ['pad.html']
+
+
+def test_size(model):
+    assert len(sketchpad(model)._repr_html_()) < 175_000
+    assert len(sketchpad(model, bits=8)._repr_html_()) < 120_000
+
+
+# JavaScript
+
+@pytest.fixture(scope='module')
+def js(tmp_path_factory):
+    "A copy of what the JavaScript checks need, with their packages from npm."
+    for tool in ('node', 'npm'):
+        if shutil.which(tool) is None:
+            pytest.skip(f'needs {tool}')
+    tmp = tmp_path_factory.mktemp('js')
+    shutil.copytree(ROOT/'tests/js', tmp/'tests/js', ignore=shutil.ignore_patterns('node_modules'))
+    shutil.copytree(ROOT/'mnist_mb/static', tmp/'mnist_mb/static')
+    quiet = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
+    run = subprocess.run(['npm', 'ci', *quiet, f'--cache={tmp}/cache'], cwd=tmp/'tests/js',
+                         capture_output=True, text=True)
+    if run.returncode:
+        pytest.skip(f"npm can't install the checks' packages: {run.stderr[-300:]}")
+    return tmp/'tests/js'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('script', ['lint', 'unit'])
+def test_javascript(js, script):
+    run = subprocess.run(['npm', 'run', script], cwd=js, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
+
+
+def thinned(images):
+    "Lines one pixel wide, by the rules of Zhang and Suen (1984), from (n, 28, 28) bool."
+    on = nn.functional.pad(images, (1, 1, 1, 1))
+    before = None
+    while before is None or not torch.equal(on, before):
+        before = on
+        for step in (0, 1):
+            around = [(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)]
+            p = torch.stack([on.roll((-y, -x), (1, 2)) for y, x in around])
+            neighbours, turns = p.sum(0), (~p & p.roll(-1, 0)).sum(0)
+            n, e, s, w = p[::2]
+            pair = ~(n & e & s) & ~(e & s & w) if step == 0 else ~(n & e & w) & ~(n & s & w)
+            on = on & ~(on & (neighbours >= 2) & (neighbours <= 6) & (turns == 1) & pair)
+    return on[:, 1:-1, 1:-1]
+
+
+def strokes(line):
+    "Walks over all pixels of a thin line, (28, 28) bool: one stroke for each connected part."
+    left, walks = set(map(tuple, line.nonzero().tolist())), []
+
+    def step(y, x, walk):
+        left.discard((y, x))
+        walk.append(((x + 0.5)/28, (y + 0.5)/28))
+        for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1)):
+            if (y + dy, x + dx) in left:
+                step(y + dy, x + dx, walk)
+                walk.append(((x + 0.5)/28, (y + 0.5)/28))
+        return walk
+    while left:
+        around = {(y, x): line[max(0, y-1):y+2, max(0, x-1):x+2].sum() for y, x in left}
+        ends = [place for place, n in around.items() if n <= 2]
+        walks.append(step(*min(ends or left), []))
+    return walks
+
+
+def text(values):
+    return base64.b64encode(bytes(values)).decode()
+
+
+def page(body):
+    "A page in the manner of the site: its theme is a class of the body."
+    style = 'body.quarto-dark { background: #15191d; color: #dde2e8 } body { color: #1f2429 }'
+    return (f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>pads</title>'
+            f'<link rel="icon" href="data:,"><style>{style}</style><body class="quarto-light">'
+            f'<main><h1>Pads</h1>{body}</main></body></html>')
+
+
+def converted(pad, folder):
+    "A notebook with a pad, written, read and converted; '' where there is no nbconvert."
+    out = nbformat.v4.new_output('display_data', {'text/html': pad._repr_html_()})
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('pad', outputs=[out])])
+    nbformat.write(nb, folder/'pad.ipynb')
+    again = nbformat.read(folder/'pad.ipynb', 4)
+    try:
+        from nbconvert import HTMLExporter
+    except ImportError:
+        return ''
+    return HTMLExporter().from_notebook_node(again)[0]
+
+
+@pytest.fixture(scope='module')
+def seen(js, sets, model, tmp_path_factory):
+    "What Chromium computed when `js/browser.mjs` used pads as a reader does."
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+    if chromium is None:
+        pytest.skip('needs Chromium')
+    tmp, (x, y) = tmp_path_factory.mktemp('pads'), sets[2]
+    deep = nn.Sequential(nn.Linear(784, 130), nn.ReLU(), nn.Linear(130, 20, bias=False), nn.ReLU(),
+                         nn.Linear(20, 3))
+    pad, other = sketchpad(model, examples=(x[:30], y[:30])), sketchpad(deep, classes=NASTY)
+    lines = thinned(x[:TRACED].reshape(-1, 28, 28) > 0.4)
+    pad.save(tmp/'pad.html')
+    other.save(tmp/'other.html', title='<b>')
+    sketchpad(model, CLASSES['fashion']).save(tmp/'fashion.html')
+    (tmp/'two.html').write_text(page(pad._repr_html_() + other._repr_html_()))
+    (tmp/'lab.html').write_text(page('<div id="output"></div>'))
+    (tmp/'nb.html').write_text(converted(pad, tmp))
+    job = {'images': [text((256*v).int().tolist()) for v in x[:FED]],
+           'strokes': [strokes(line) for line in lines], 'html': pad._repr_html_(),
+           'names': NASTY, 'folder': str(tmp), 'chromium': chromium}
+    (js/'pad.json').write_text(json.dumps(job))
+    run = subprocess.run(['node', 'browser.mjs'], cwd=js, capture_output=True, text=True)
+    found = json.loads((js/'seen.json').read_text()) if (js/'seen.json').exists() else None
+    return run, found
+
+
+@pytest.mark.slow
+def test_in_chromium_as_a_reader_uses_it(seen):
+    run, _ = seen
+    failed = [line for line in run.stdout.splitlines() if line.startswith('FAIL')]
+    assert not failed and run.returncode == 0, '\n'.join(failed) or run.stderr[-2000:]
+    assert run.stdout.count('ok ') > 25
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_chromium_computes_what_pytorch_does(seen, sets, model):
+    _, found = seen
+    x, y = sets[2]
+    fed, traced, want = tensor(found['fed']), found['traced'], model(x[:FED])
+    assert_close(fed, want, rtol=0, atol=1e-3)
+    right = accuracy(fed, y[:FED])
+    assert right == accuracy(quantized(model)(x[:FED]), y[:FED])
+    pixels = tensor([t['pixels'] for t in traced])
+    logits = tensor([t['logits'] for t in traced])
+    assert len(traced) == TRACED
+    assert_close(logits, model(pixels), rtol=0, atol=1e-3)
+    speaks, best = tensor([t['speaks'] for t in traced]), tensor([t['best'] for t in traced])
+    assert_close(speaks, pixel_contributions(quantized(model), pixels, best)[0], rtol=0, atol=1e-3)
+    ink = [torch.frombuffer(bytearray(base64.b64decode(t['ink'])), dtype=torch.uint8)
+           for t in traced]
+    mirror = torch.stack([as_mnist(i.reshape(140, 140)) for i in ink])
+    assert_close(mirror, pixels, rtol=0, atol=1e-5)
+    # a third pen, thinned and drawn again; moved by four pixels, with and without centering
+    read = accuracy(logits, y[:TRACED])
+    assert read > (0.85 if sets.name == 'mnist' else 0.7)
+    moved = tensor([t['moved'] for t in traced])
+    on, without = (accuracy(moved[:, k], y[:TRACED]) for k in (0, 1))
+    assert abs(on - read) < 0.05 and without < read - 0.3

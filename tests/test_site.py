@@ -1,0 +1,182 @@
+"""The site and the documents: what can be checked as text, and, with Quarto, the built pages."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+CHAPTERS = [p for p in NOTEBOOKS if p.name[0].isdigit()]
+MACHINE = re.compile(r'(?<![\w./~])/(?:root|work|tmp|home|Users)/\w')
+# Files of Bootstrap; a theme of one of these names would take its place
+BOOTSTRAP = {'accordion', 'alert', 'badge', 'breadcrumb', 'buttons', 'card', 'carousel', 'close',
+             'containers', 'dropdown', 'forms', 'functions', 'grid', 'helpers', 'images', 'maps',
+             'mixins', 'modal', 'nav', 'navbar', 'offcanvas', 'pagination', 'placeholders',
+             'popover', 'progress', 'reboot', 'root', 'spinners', 'tables', 'toasts', 'tooltip',
+             'transitions', 'type', 'utilities', 'variables'}
+
+
+def settings():
+    config = ConfigParser(delimiters=['='])
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    return config['DEFAULT']
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding='utf-8'))['cells']
+
+
+def text(path):
+    return path.read_text(encoding='utf-8')
+
+
+def words(markdown):
+    "The words of a text, however it is wrapped, and without links, pictures and code."
+    markdown = re.sub(r'!?\[(.*?)\]\([^)]*\)|<[^>]+>', r'\1', markdown, flags=re.S)
+    return re.findall(r'\w+', re.sub(r'[`*_\\|]', '', markdown))
+
+
+def test_every_notebook_is_in_the_sidebar_once():
+    listed = re.findall(r'\b[\w-]+\.ipynb', text(ROOT/'nbs/sidebar.yml'))
+    assert sorted(listed) == [p.name for p in NOTEBOOKS]
+    numbered = [name for name in listed if name[0].isdigit()]
+    assert numbered == sorted(numbered)
+
+
+@pytest.mark.parametrize('path', CHAPTERS, ids=lambda p: p.stem)
+def test_a_chapter_begins_as_the_others_do(path):
+    first, links, *rest = cells(path)[:10]
+    title = ''.join(first['source'])
+    assert re.match(rf'# {path.name[:2]} · \S.*\n\n> \S', title), title
+    repo, branch = settings()['git_url'], settings()['branch']
+    colab = repo.replace('https://github.com', 'https://colab.research.google.com/github')
+    assert ''.join(links['source']) == (
+        f'[Open in Colab]({colab}/blob/{branch}/nbs/{path.name}) · '
+        f'[Download the notebook]({repo}/raw/{branch}/nbs/{path.name})')
+    assert any(f"'git+{repo}'" in ''.join(cell['source']) for cell in rest)
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_nothing_in_a_notebook_that_a_reader_should_not_see(path):
+    for cell in cells(path):
+        src = ''.join(cell['source'])
+        assert not MACHINE.search(src), src[:200]
+        assert ':::' not in src, f'Quarto markup, which Jupyter shows as text: {src[:100]}'
+        for out in cell.get('outputs', []):
+            data = out.get('data', {})
+            assert out['output_type'] != 'error' and out.get('name') != 'stderr', src[:200]
+            shown = ''.join(''.join(t) for t in [out.get('text', ''), *data.values()] if t)
+            if any(kind.startswith('image/') for kind in data):
+                assert '#| fig-cap' in src and '#| fig-alt' in src, src[:200]
+            else:
+                assert not MACHINE.search(shown), shown[:200]
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_links_between_notebooks_lead_somewhere(path):
+    anchors = {p.name: set(re.findall(r'<span id="([\w-]+)"', text(p).replace('\\"', '"')))
+               | {re.sub(r'[^\w -]', '', h.replace('`', '')).strip().lower().replace(' ', '-')
+                  for c in cells(p) if c['cell_type'] == 'markdown'
+                  for h in re.findall(r'^#+ (.*)$', ''.join(c['source']), re.M)}
+               for p in NOTEBOOKS}
+    for cell in cells(path):
+        if cell['cell_type'] != 'markdown':
+            continue
+        for name, anchor in re.findall(r'\]\(([\w.-]*\.ipynb)?(?:#([\w-]+))?\)',
+                                       ''.join(cell['source'])):
+            assert not name or name in anchors, f'there is no {name}'
+            assert not anchor or anchor in anchors[name or path.name], f'{name} has no #{anchor}'
+
+
+@pytest.mark.parametrize('document, notebook', [('README.md', 'index.ipynb'),
+                                                ('CONTRIBUTING.md', 'contributing.ipynb')])
+def test_documents_say_what_their_notebooks_say(document, notebook):
+    there = words(text(ROOT/document))
+    for cell in cells(ROOT/'nbs'/notebook):
+        src = ''.join(cell['source'])
+        if cell['cell_type'] == 'markdown':
+            pieces = [piece for piece in re.split(r'\n{2,}', src) if piece.strip()]
+        elif re.search(r'^#\| *(hide|default_exp|echo: false)', src, re.M):
+            pieces = []
+        else:
+            pieces = [re.sub(r'^#\|.*\n', '', src, flags=re.M)]
+            pieces += [''.join(out['text']) for out in cell['outputs'] if 'text' in out]
+        for piece in pieces:
+            want = words(piece)
+            assert f' {" ".join(want)} ' in f' {" ".join(there)} ', (
+                f'{document} lacks this of nbs/{notebook}: {piece[:200]}')
+
+
+def test_addresses_are_those_of_the_settings():
+    cfg = settings()
+    ours = (cfg['doc_host'] + cfg['doc_baseurl'], cfg['git_url'])
+    own = re.compile(r'https?://[^\s)>"\'`}]*mnist[-_]mb[^\s)>"\'`}]*')
+    files = [ROOT/name for name in ('README.md', 'CONTRIBUTING.md', 'CITATION.cff', 'CHANGELOG.md',
+                                    'nbs/_quarto.yml', 'nbs/404.qmd', 'nbs/llms.txt')]
+    pages = {re.sub(r'^\d+_', '', p.stem) for p in NOTEBOOKS}
+    for path in files:
+        for url in own.findall(text(path)):
+            base = next((b for b in ours if url.rstrip('.').startswith(b)), None)
+            assert base, f'{path.name}: {url} is no address that settings.ini gives'
+            page = re.match(re.escape(ours[0]) + r'/(\w+)\.html', url)
+            assert not page or page[1] in pages, f'{path.name}: there is no page {url}'
+
+
+def test_citation_and_license():
+    cfg, cite = settings(), yaml.safe_load(text(ROOT/'CITATION.cff'))
+    assert str(cite['version']) == cfg['version']
+    assert cite['url'] == cfg['doc_host'] + cfg['doc_baseurl']
+    assert cite['repository-code'] == cfg['git_url']
+    assert f'version = {{{cfg["version"]}}}' in ''.join(
+        ''.join(c['source']) for c in cells(ROOT/'nbs/index.ipynb'))
+    assert f'## {cfg["version"]}' in text(ROOT/'CHANGELOG.md')
+    assert 'Apache License' in text(ROOT/'LICENSE')
+
+
+def test_themes_bear_no_name_of_bootstraps():
+    quarto = yaml.safe_load(text(ROOT/'nbs/_quarto.yml'))
+    html = quarto['format']['html']
+    names = {name for theme in html['theme'].values() for name in theme if name != 'default'}
+    for name in (*names, html['css'], quarto['website']['favicon'], html['image']):
+        assert (ROOT/'nbs'/name).is_file(), name
+    assert not {Path(name).stem for name in names} & BOOTSTRAP
+
+
+@pytest.mark.parametrize('schema, files', [
+    ('vendor.github-workflows', sorted((ROOT/'.github/workflows').glob('*.yaml'))),
+    ('vendor.citation-file-format', [ROOT/'CITATION.cff'])])
+def test_schemas(schema, files):
+    assert files
+    command = [sys.executable, '-m', 'check_jsonschema', '--builtin-schema', schema, *files]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.slow
+def test_quarto_builds_the_site(tmp_path):
+    "In a copy that git knows: every page is there, and the build leaves the copy as it was."
+    if shutil.which('quarto') is None:
+        pytest.skip('needs Quarto')
+    tree = tmp_path/'tree'
+    ignore = shutil.ignore_patterns('.git', '_docs', '_proc', 'node_modules', '.venv', 'build')
+    shutil.copytree(ROOT, tree, ignore=ignore)
+
+    def run(*command):
+        done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+        assert done.returncode == 0, f'{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}'
+        return done.stdout
+    run('git', 'init', '-q')
+    run('git', 'add', '-A')
+    run('nbdev_docs')
+    pages = {p.stem for p in (tree/'_docs').glob('*.html')}
+    assert pages >= {re.sub(r'^\d+_', '', p.stem) for p in NOTEBOOKS}
+    for page in (tree/'_docs').glob('*.html'):
+        assert '](https' not in ''.join(re.findall(r'<pre.*?</pre>', text(page), re.S))
+    assert run('git', 'status', '--porcelain') == run('git', 'diff', '--cached', '--name-status',
+                                                      '--diff-filter=A').replace('\t', '  ')

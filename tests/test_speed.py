@@ -1,0 +1,329 @@
+"""The loop without autograd does what autograd does, refuses the rest, is faster, and frugal."""
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from importlib.util import find_spec
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mnist_mb import speed
+from mnist_mb.nll import cross_entropy
+from mnist_mb.speed import (
+    benchmark, best_times, make_step, manual_epoch, matmul_floor, plot_benchmark)
+from mnist_mb.training import Model, PlainSGD, evaluate, fit, minibatches, train_epoch
+
+
+def new_model(nh=50, dtype=torch.float):
+    torch.manual_seed(1)
+    return Model(784, nh, 10).to(dtype)
+
+
+def some(n, dtype=torch.double):
+    g = torch.Generator().manual_seed(0)
+    return torch.rand(n, 784, generator=g, dtype=dtype), torch.randint(10, (n,), generator=g)
+
+
+def far(one, other):
+    return max((p - q).abs().max().item() for p, q in zip(one.parameters(), other.parameters()))
+
+
+# In float64 rounding is near 1e-15 after a few steps; a derivative that is off by a part in a
+# thousand shows in the fifth decimal. The bound lies between, a thousandfold from both.
+CLOSE = 1e-10
+
+
+@pytest.mark.parametrize('nh', [3, 16, 50])
+@pytest.mark.parametrize('opt', [PlainSGD, torch.optim.SGD])
+@pytest.mark.parametrize('loss_func', [F.cross_entropy, cross_entropy])
+def test_same_as_autograd(nh, opt, loss_func):
+    x, y = some(260)  # in fifties, the last minibatch has ten rows
+    nets = [new_model(nh, torch.double) for _ in range(2)]
+    losses = []
+    for net, epoch in zip(nets, (train_epoch, manual_epoch)):
+        batches = minibatches(x, y, 50, shuffle=False)
+        losses.append(epoch(net, batches, opt(net.parameters(), lr=0.1), loss_func))
+    assert far(*nets) < CLOSE < 1e-3 < far(nets[0], new_model(nh, torch.double))
+    assert losses[0] == pytest.approx(losses[1], abs=CLOSE)
+
+
+def test_each_parameter_takes_its_step():
+    x, y = some(50)
+    for rows in (50, 7):
+        net, other = new_model(dtype=torch.double), new_model(dtype=torch.double)
+        loss = make_step(net, 0.1)(x[:rows], y[:rows])
+        expected = F.cross_entropy(other(x[:rows]), y[:rows])
+        expected.backward()
+        assert loss.item() == pytest.approx(rows*expected.item())
+        for p, q in zip(net.parameters(), other.parameters()):
+            torch.testing.assert_close(p.detach(), q.detach() - 0.1*q.grad, rtol=0, atol=1e-13)
+
+
+def test_as_epoch_func_of_fit(drawn):
+    train, valid = ((x[:2000], y[:2000]) for x, y in drawn[:2])
+    histories = []
+    for epoch_func in (train_epoch, manual_epoch):
+        net = new_model()
+        histories.append(fit(net, train, valid, epochs=2, lr=0.1, progress=False,
+                             epoch_func=epoch_func))
+    # float32: training magnifies rounding; a wrong gradient is off by far more
+    assert (histories[0] - histories[1]).abs().max().max() < 0.02
+    assert histories[1].train_loss.iloc[1] < histories[1].train_loss.iloc[0] - 0.2
+
+
+def test_sequential_mode_and_place():
+    net = nn.Sequential(nn.Linear(784, 20), nn.ReLU(), nn.Linear(20, 10)).eval()
+    kept = list(net.parameters())
+    x, y = some(120, torch.float)
+    before = evaluate(net, (x, y))[0]
+    told = manual_epoch(net, [(x, y)], PlainSGD(net.parameters(), 0.5))
+    assert told == pytest.approx(before, rel=1e-4) and evaluate(net, (x, y))[0] < before
+    assert net.training and all(p is q for p, q in zip(net.parameters(), kept))
+    assert all(p.grad is None and p.requires_grad for p in kept)
+
+
+def test_weights_can_still_be_trained_by_autograd():
+    net, (x, y) = new_model(), some(50, torch.float)
+    manual_epoch(net, [(x, y)], PlainSGD(net.parameters(), 0.5))
+    before = deepcopy(net)
+    train_epoch(net, [(x, y)], PlainSGD(net.parameters(), 0.5))
+    assert far(net, before) > 1e-3
+
+
+def test_model_and_optimizer_of_a_notebook():
+    "Chapter 03's own cells make classes of the same names."
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(784, 5), nn.ReLU(), nn.Linear(5, 10))
+
+        def forward(self, x):
+            return self.layers(x)
+
+    class PlainSGD:
+        def __init__(self, params, lr):
+            self.params, self.lr = list(params), lr
+    net = Model()
+    manual_epoch(net, [some(9, torch.float)], PlainSGD(net.parameters(), 0.1))
+
+
+class Halved(Model):
+    def forward(self, x):
+        return super().forward(x)/2
+
+
+def hooked():
+    net = new_model()
+    net.layers[1].register_forward_hook(lambda *_: None)
+    return net
+
+
+def hooked_weight():
+    net = new_model()
+    net.layers[0].weight.register_hook(lambda g: 0*g)
+    return net
+
+
+def hooked_backward():
+    net = new_model()
+    net.layers[2].register_full_backward_hook(lambda *_: None)
+    return net
+
+
+def frozen():
+    net = new_model()
+    net.layers[0].bias.requires_grad_(False)
+    return net
+
+
+def shared():
+    square = nn.Linear(784, 784)
+    return nn.Sequential(square, nn.ReLU(), square)
+
+
+@pytest.mark.parametrize('make', [
+    hooked, hooked_weight, hooked_backward, frozen, shared, lambda: Halved(784, 5, 10),
+    lambda: nn.Linear(784, 10),
+    lambda: nn.Sequential(nn.Linear(784, 9), nn.Tanh(), nn.Linear(9, 10)),
+    lambda: nn.Sequential(nn.Linear(784, 9, bias=False), nn.ReLU(), nn.Linear(9, 10)),
+    lambda: nn.Sequential(nn.Linear(784, 9), nn.ReLU(), nn.Dropout(), nn.Linear(9, 10))])
+def test_other_models_are_refused(make):
+    net = make()
+    before = deepcopy(net.state_dict())
+    with pytest.raises(ValueError, match='use train_epoch'):
+        manual_epoch(net, [some(5, torch.float)], PlainSGD(net.parameters(), 0.1))
+    assert all(torch.equal(p, before[name]) for name, p in net.state_dict().items())
+
+
+@pytest.mark.parametrize('opt', [
+    lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+    lambda p: torch.optim.SGD(p, 0.1, maximize=True),
+    lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.1), torch.optim.Adam,
+    lambda p: type('Mine', (PlainSGD,), {})(p, 1), lambda p: PlainSGD(list(p)[:2], 0.1),
+    lambda p: torch.optim.SGD([{'params': [q], 'lr': 1.} for q in p])])
+def test_other_optimizers_are_refused(opt):
+    net = new_model()
+    with pytest.raises(ValueError, match='optimizer.*use train_epoch'):
+        manual_epoch(net, [some(5, torch.float)], opt(net.parameters()))
+
+
+def test_other_losses_are_refused():
+    net = new_model()
+    with pytest.raises(ValueError, match='loss.*use train_epoch'):
+        manual_epoch(net, [some(5, torch.float)], PlainSGD(net.parameters(), 0.1), F.nll_loss)
+
+
+x5, y5 = some(5, torch.float)
+
+
+@pytest.mark.parametrize('batches, error', [
+    ([], 'no minibatches'), ([(x5.double(), y5)], 'dtype'), ([(x5[:, :7], y5)], 'shape'),
+    ([(x5, y5[:4])], 'batch'), ([(x5, y5.float())], 'Long|Float'),
+    ([(x5[:1], torch.tensor([10]))], 'out of bounds'),
+    ([(x5[:1], torch.tensor([-1]))], 'out of bounds'),
+    ([(x5[:1], torch.tensor([-100]))], 'out of bounds')])
+def test_wrong_minibatches_change_nothing(batches, error):
+    net = new_model()
+    with pytest.raises((ValueError, IndexError, RuntimeError), match=error):
+        manual_epoch(net, batches, PlainSGD(net.parameters(), 0.1))
+    assert far(net, new_model()) == 0
+
+
+def test_interrupted_keeps_the_steps_done():
+    x, y = some(5)
+
+    def interrupted():
+        yield x, y
+        raise KeyboardInterrupt
+    net, other = new_model(dtype=torch.double), new_model(dtype=torch.double)
+    with pytest.raises(KeyboardInterrupt):
+        manual_epoch(net, interrupted(), PlainSGD(net.parameters(), 0.1))
+    train_epoch(other, [(x, y)], PlainSGD(other.parameters(), 0.1))
+    assert far(net, other) < CLOSE
+
+
+@pytest.mark.parametrize('device', ['cuda', 'mps'])
+def test_on_a_device(device):
+    if not getattr(torch, device if device == 'cuda' else 'backends.mps', torch.backends.mps
+                   ).is_available():
+        pytest.skip(f'needs a device {device}')
+    net, other, (x, y) = new_model(), new_model(), some(500, torch.float)
+    fit(net.to(device), (x.to(device), y.to(device)), epochs=1, lr=0.1, progress=False,
+        epoch_func=manual_epoch)
+    fit(other, (x, y), epochs=1, lr=0.1, progress=False)
+    assert far(net.cpu(), other) < 1e-3
+
+
+def test_no_step_waits_for_a_device():
+    "meta tensors have no numbers: whatever asks for one fails."
+    net = new_model().to('meta')
+    loss = make_step(net, 0.1)(x5.to('meta'), y5.to('meta'))
+    with pytest.raises(RuntimeError):
+        loss.item()
+
+
+def test_best_times_takes_turns_and_the_best(monkeypatch):
+    clock = iter([0, 5, 5, 6, 10, 12, 12, 20])
+    monkeypatch.setattr(speed.time, 'perf_counter', lambda: next(clock))
+    calls = []
+    best = best_times({k: lambda k=k: calls.append(k) for k in 'ab'}, 2)
+    assert calls == ['a', 'b', 'a', 'b'] and best == {'a': 2, 'b': 1}
+    with pytest.raises(ValueError, match='rounds is 0'):
+        best_times({}, 0)
+
+
+def test_matmul_floor_does_the_two_products_of_each_minibatch(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch, 'mm', lambda a, b: calls.append((*a.shape, *b.shape)))
+    matmul_floor(torch.zeros(7, 784), nh=3, bs=5)
+    assert calls == [(5, 784, 784, 3), (784, 5, 5, 3), (2, 784, 784, 3), (784, 2, 2, 3)]
+
+
+def test_benchmark_compares_all_ways(drawn):
+    train, valid = ((x[:1030], y[:1030]) for x, y in drawn[:2])
+    state, torch_threads = torch.get_rng_state(), torch.get_num_threads()
+    table = benchmark(train, valid, rounds=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == torch_threads
+    assert table.ratio.iloc[0] == 1 and (table.seconds > 0).all()
+    assert list(table.columns) == ['seconds', 'ratio', 'accuracy'] and table.index.name == 'way'
+    assert len(table) == 7 + bool(find_spec('sklearn'))
+    accuracy = table.accuracy.iloc[1:]
+    assert accuracy.between(0.2, 1).all()
+    for bad in ({'rounds': 0}, {'bs': 0}, {'nh': 1.5}, {'lr': -1}):
+        with pytest.raises(ValueError, match=f'{[*bad][0]} is'):
+            benchmark(train, valid, **bad)
+    ax = plot_benchmark(table)
+    assert [bar.get_width() for bar in ax.patches] == sorted(table.ratio, reverse=True)
+    assert len(ax.texts) == len(table)
+
+
+@pytest.mark.parametrize('names', [('without autograd', 'bare loop', 'NumPy by hand'),
+                                   ('without autograd, shuffled', 'fit, shuffled')])
+def test_the_ways_that_deal_alike_do_the_same(drawn, names):
+    x, y = drawn[0][0][:500], drawn[0][1][:500]
+    nets = {name: new_model() for name in names}
+    for name, net in nets.items():
+        speed._WAYS[name](net, x, y, 50, 0.1)
+        assert far(net, nets[names[0]]) < 1e-4 < 1e-2 < far(net, new_model())
+
+
+@pytest.mark.slow
+def test_clearly_faster_than_autograd():
+    "The ratio was 0.6 on a quiet and on a busy machine."
+    data = some(20_000, torch.float)
+
+    def epoch(epoch_func):
+        net = new_model()
+        epoch_func(net, minibatches(*data, 50, shuffle=False), PlainSGD(net.parameters(), 1e-3))
+    spent = best_times({f: lambda f=f: epoch(f) for f in (manual_epoch, train_epoch)}, 7)
+    assert spent[manual_epoch] < 0.85*spent[train_epoch]
+
+
+@pytest.mark.slow
+def test_fit_is_no_slower_than_the_bare_loop_by_much():
+    "fit shuffles, and copies the rows for that."
+    ratio = benchmark(some(20_000, torch.float), some(100, torch.float), lr=1e-3, rounds=7).ratio
+    assert ratio['fit, shuffled'] < 1.4*ratio['bare loop']
+
+
+MEMORY = '''
+import resource, sys, torch
+from mnist_mb import speed, training
+
+unit = 2**20 if sys.platform == 'darwin' else 2**10
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/unit
+
+torch.set_num_threads(1)
+x, y = torch.rand(5000, 784), torch.randint(10, (5000,))
+epoch_func = getattr(speed, sys.argv[1], None) or getattr(training, sys.argv[1])
+def train(steps):
+    net = training.Model(784, 50, 10)
+    deal = (torch.randperm(5000)[:50] for _ in range(steps))
+    epoch_func(net, ((x[i], y[i]) for i in deal), training.PlainSGD(net.parameters(), 0.1))
+
+train(20)
+start, taken = peak(), []
+while peak() < start + 1:  # use up what is free, so that the peak shows all that comes
+    taken.append(torch.ones(1000))
+before = peak()
+train(int(sys.argv[2]))
+print(peak() - before)
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == 'win32', reason='resource is not on Windows')
+@pytest.mark.parametrize('epoch_func', ['train_epoch', 'manual_epoch'])
+def test_memory_is_constant(epoch_func):
+    "A tensor kept per minibatch would take 1.5 MB per thousand with its bookkeeping, or more."
+    def megabytes(steps):
+        command = [sys.executable, '-c', MEMORY, epoch_func, str(steps)]
+        return float(subprocess.check_output(command, text=True,
+                                             env=os.environ | {'OMP_NUM_THREADS': '1'}))
+    short, long = (min(megabytes(steps) for _ in range(2)) for steps in (100, 10_000))
+    assert long < short + 5
