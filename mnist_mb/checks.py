@@ -70,7 +70,9 @@ def check_target(
         raise TypeError(f'target is a {type(target).__name__}, not a tensor: '
                         'use torch.as_tensor(target)')
     _check_shape(target, n, c)
-    used = target.long() if values else target[:0].long()
+    if not values:
+        return
+    used = target.long()
     if ignore_index is not None:
         used = used[used != ignore_index]
     for y in map(int, used.aminmax() if len(used) else ()):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shard', 'distributed_epoch', 'ranks', 'process_group', 'together', 'why_stopped']
 
-# %% ../nbs/08_distributed.ipynb #a0391ad2
+# %% ../nbs/08_distributed.ipynb #d29b089f
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .data import DataError
+from .files import DataError
 
 # %% ../nbs/08_distributed.ipynb #20dd73a9
 def shard(
@@ -33,14 +33,14 @@ def shard(
         return xb[:1], yb[:1], 0.
     return x, y, len(x)*size/len(xb)
 
-# %% ../nbs/08_distributed.ipynb #655a75b6
+# %% ../nbs/08_distributed.ipynb #147a333a
 def distributed_epoch(
     model: nn.Module,  # gives logits; trained in place, the same everywhere
     batches: Iterable,  # of pairs (xb, yb), the same in every process
     optimizer: torch.optim.Optimizer,  # of the model's parameters
     loss_func: Callable = F.cross_entropy,  # (logits, target) -> mean loss
 ) -> float:  # mean loss over all rows, the same in every process
-    "`train_epoch` for several processes, each with a shard of the minibatch."
+    "`train_epoch` for several processes, each with its shard of the rows."
     if not dist.is_initialized():
         raise ValueError('no other processes: call this in a `with '
                          'process_group():` block, in a program that '

@@ -110,7 +110,7 @@ def _obstacle(model, group, loss_func):
         return 'frozen parameters'
     if any(p._backward_hooks for p in params) or any(
             hooks for part in model.modules()
-            for name, hooks in vars(part).items() if name.endswith('hooks')):
+            for k, hooks in vars(part).items() if k.endswith('hooks')):
         return 'hooks'
     if {*map(id, group['params'])} != {*map(id, params)}:
         return "an optimizer of other parameters than the model's"

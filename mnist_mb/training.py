@@ -34,15 +34,16 @@ class Model(nn.Module):
         "The logits, (n, `n_out`), of the rows of `x`, (n, `n_in`)."
         return self.layers(x)
 
-# %% ../nbs/03_training.ipynb #fcdc35ea
+# %% ../nbs/03_training.ipynb #ed07a3cc
 def accuracy(
     logits: Tensor,  # (n, n_classes); probabilities do as well
     target: Tensor,  # (n,), class numbers
 ) -> Tensor:  # scalar in [0, 1], float32
     "The share of rows whose largest logit is the right class's."
-    if logits.ndim != 2 or target.shape != logits.shape[:1] or not len(logits):
-        raise ValueError(f'logits {tuple(logits.shape)}, target '
-                         f'{tuple(target.shape)}: must be (n, classes), (n,)')
+    shapes = tuple(logits.shape), tuple(target.shape)
+    if logits.ndim != 2 or shapes[0][:1] != shapes[1] or not len(logits):
+        raise ValueError('logits and target have the shapes {} and {}; '
+                         'it must be (n, classes), (n,)'.format(*shapes))
     right = (logits.argmax(1) == target) & ~logits.isnan().any(1)
     return right.float().mean()
 
@@ -138,7 +139,7 @@ def train_epoch(
         raise ValueError('there are no minibatches')
     return (total/rows).item()
 
-# %% ../nbs/03_training.ipynb #1f71096f
+# %% ../nbs/03_training.ipynb #7a57a110
 def fit(
     model: nn.Module,  # gives logits; trained in place
     train: tuple | Iterable,  # a pair (x, y), or minibatches: a DataLoader
@@ -166,18 +167,19 @@ def fit(
                 row += evaluate(model, valid, loss_func=loss_func)
             history.append(row)
     except KeyboardInterrupt:
-        warnings.warn(f'interrupted after {len(history)} of {epochs} epochs; '
-                      'the model keeps the weights it has now', stacklevel=2)
+        done = f'{len(history)} of {epochs} epochs'
+        warnings.warn(f'interrupted after {done}; the weights stay as '
+                      'they are', stacklevel=2)
     columns = ['train_loss', 'valid_loss', 'valid_accuracy']
     index = pd.RangeIndex(1, len(history) + 1, name='epoch')
     return pd.DataFrame(history, index, columns[:1 if valid is None else 3],
                         dtype=float)
 
-# %% ../nbs/03_training.ipynb #422075e0
+# %% ../nbs/03_training.ipynb #8a5d6310
 def plot_history(
     history: pd.DataFrame,  # what fit returns
 ):  # -> two matplotlib Axes: losses, and accuracy where there is one
-    "Draw the learning curves against the epochs: loss, and accuracy in percent."
+    "Draw loss and accuracy, in percent, against the epochs."
     import matplotlib.pyplot as plt
     _, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout='constrained')
     for column, style in (('train_loss', 'o-'), ('valid_loss', 's--')):

@@ -1,6 +1,11 @@
-"""Notebooks as the tests run them: top to bottom in a Jupyter kernel, in an empty folder."""
+"""Notebooks as the tests run them: top to bottom in a Jupyter kernel, in an empty folder, once,
+with each exercise solved after its check. On the real MNIST where $MNIST_MB_DATA names it, else on
+drawn digits."""
 import os
+import re
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -8,11 +13,39 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+SOLUTION = re.compile(r'<details>\s*<summary>\s*Solution')
+FENCED = re.compile(r'^```python\n(.*?)^```', re.M | re.S)
+CHECK = re.compile(r'^\w*check\w*\(.*\)\s*\Z', re.M | re.S)
 
 
-def run(nb, **env):
-    "Execute the notebook in place; `env` is set in its kernel, with None taken out. Returns it."
-    env = {k: v for k, v in (os.environ | {'PYTHONPATH': str(ROOT)} | env).items() if v is not None}
+def read(path):
+    return nbformat.read(path, 4)
+
+
+def solve(nb):
+    "Add a cell with each solution and one that checks it; pairs (check, check of the solution)."
+    cells, pairs, check = [], [], None
+    for cell in nb.cells:
+        cells.append(cell)
+        if cell.cell_type == 'code' and CHECK.search(cell.source):
+            check = cell
+        elif cell.cell_type == 'markdown' and SOLUTION.search(cell.source):
+            code = FENCED.findall(cell.source)
+            assert check and code, f'no check or no code: {cell.source[:100]}'
+            added = [nbformat.v4.new_code_cell(src, metadata={'added': True})
+                     for src in ('\n'.join(code), check.source)]
+            cells += added
+            pairs.append((check, added[1]))
+            check = None
+    nb.cells = cells
+    return pairs
+
+
+def run(nb):
+    "Execute the notebook in place, and return it."
+    env = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'MNIST_MB_OFFLINE': '1'}
+    if env.get('MNIST_MB_DATA'):
+        env['MNIST_MB_DATA'] = os.path.abspath(env['MNIST_MB_DATA'])
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(nb, timeout=1800, kernel_name='python3',
                                 resources={'metadata': {'path': folder}})
@@ -20,8 +53,16 @@ def run(nb, **env):
     return nb
 
 
-def read(path):
-    return nbformat.read(path, 4)
+@cache
+def runs():
+    "All notebooks, run two at a time, the longest first; path: a future of (notebook, pairs)."
+    def solved(path):
+        nb = read(path)
+        pairs = solve(nb)
+        return run(nb), pairs
+    pool = ThreadPoolExecutor(2)
+    paths = sorted(NOTEBOOKS, key=lambda path: -path.stat().st_size)
+    return {path: pool.submit(solved, path) for path in paths}
 
 
 def shown(cell):
