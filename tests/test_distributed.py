@@ -266,9 +266,41 @@ def test_gloo_says_what_is_wrong(pair):
         assert code == 1 and 'nope0' in err and 'another process' not in err.splitlines()[-1]
 
 
+TOGETHER = '''
+import sys
+from mnist_mb.distributed import process_group, ranks, together
+rank, case, log = ranks()[0], *sys.argv[1:]
+
+def work():
+    with open(log, 'a') as f:
+        print(rank, 'begins', file=f)
+    if case == 'fails' and rank == 1:
+        raise ValueError('no such thing')
+    with open(log, 'a') as f:
+        print(rank, 'ends', file=f)
+    return [rank if case == 'differs' else 7]
+
+with process_group():
+    print(together(work, case == 'turns', 'prog'))
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case, code, said', [
+    ('turns', 0, '[7]\n[7]\n'), ('fails', 1, 'prog: rank 1: no such thing\n'),
+    ('differs', 1, 'prog: rank 1: has [1], and rank 0 [0]; all need the same\n')])
+def test_together(start, tmp_path, case, code, said):
+    results = [ended(run) for run in commands(start, '-c', TOGETHER, case, str(tmp_path/'log'))]
+    assert [result[0] for result in results] == [code, code]
+    assert ''.join(out + err for _, out, err in results) == said
+    if case == 'turns':
+        assert (tmp_path/'log').read_text().split('\n')[:-1] == [
+            '0 begins', '0 ends', '1 begins', '1 ends']
+
+
 def test_public_names():
     assert set(distributed.__all__) == {'shard', 'distributed_epoch', 'process_group', 'ranks',
-                                        'why_stopped'}
+                                        'together', 'why_stopped'}
 
 
 # The command
