@@ -289,7 +289,7 @@ def _slope(beta, logits, y):
     expected = (softmax(beta*logits)*logits).sum(1)
     return (expected - logits.gather(1, y[:, None])[:, 0]).mean().item()
 
-# %% ../nbs/04_evaluation.ipynb #7d120656
+# %% ../nbs/04_evaluation.ipynb #15ee1fc2
 @torch.no_grad()
 def fit_temperature(
     logits: Tensor,  # (n, n_classes), of rows that training did not see
@@ -303,8 +303,8 @@ def fit_temperature(
         raise ValueError('logits hold nan, inf or -inf: nothing fits them')
     low, high = -20., 20.  # 1/T is 2 to this power
     if _slope(2**low, logits, y) >= 0 or _slope(2**high, logits, y) <= 0:
-        raise ValueError('no temperature is best: these logits are right in '
-                         'all rows, or no better than a guess; use more rows')
+        raise ValueError('no temperature is best: all rows are right, or '
+                         'no better than a guess; use more rows')
     for _ in range(50):
         middle = (low + high)/2
         low, high = ((middle, high) if _slope(2**middle, logits, y) < 0

@@ -34,7 +34,7 @@ class Model(nn.Module):
         "The logits, (n, `n_out`), of the rows of `x`, (n, `n_in`)."
         return self.layers(x)
 
-# %% ../nbs/03_training.ipynb #f939be04
+# %% ../nbs/03_training.ipynb #ed07a3cc
 def accuracy(
     logits: Tensor,  # (n, n_classes); probabilities do as well
     target: Tensor,  # (n,), class numbers
@@ -42,8 +42,8 @@ def accuracy(
     "The share of rows whose largest logit is the right class's."
     shapes = tuple(logits.shape), tuple(target.shape)
     if logits.ndim != 2 or shapes[0][:1] != shapes[1] or not len(logits):
-        raise ValueError('logits and target have the shapes {} and {}; they '
-                         'must be (n, classes) and (n,)'.format(*shapes))
+        raise ValueError('logits and target have the shapes {} and {}; '
+                         'it must be (n, classes), (n,)'.format(*shapes))
     right = (logits.argmax(1) == target) & ~logits.isnan().any(1)
     return right.float().mean()
 
@@ -139,7 +139,7 @@ def train_epoch(
         raise ValueError('there are no minibatches')
     return (total/rows).item()
 
-# %% ../nbs/03_training.ipynb #68cac991
+# %% ../nbs/03_training.ipynb #7a57a110
 def fit(
     model: nn.Module,  # gives logits; trained in place
     train: tuple | Iterable,  # a pair (x, y), or minibatches: a DataLoader
@@ -167,8 +167,9 @@ def fit(
                 row += evaluate(model, valid, loss_func=loss_func)
             history.append(row)
     except KeyboardInterrupt:
-        warnings.warn(f'interrupted after {len(history)} of {epochs} epochs;'
-                      ' the model keeps its present weights', stacklevel=2)
+        done = f'{len(history)} of {epochs} epochs'
+        warnings.warn(f'interrupted after {done}; the weights stay as '
+                      'they are', stacklevel=2)
     columns = ['train_loss', 'valid_loss', 'valid_accuracy']
     index = pd.RangeIndex(1, len(history) + 1, name='epoch')
     return pd.DataFrame(history, index, columns[:1 if valid is None else 3],

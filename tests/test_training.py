@@ -2,11 +2,13 @@
 import gc
 import io
 import itertools
+import json
 import signal
 import sys
 import time
 import warnings
 from functools import partial
+from pathlib import Path
 
 import matplotlib
 import pandas as pd
@@ -554,6 +556,120 @@ def test_plot_history():
     axes = plot_history(history[['train_loss']])
     assert (len(axes[0].lines), len(axes[1].lines)) == (1, 0)
     plt.close('all')
+
+
+# the exercises: each slip is named
+
+@pytest.fixture(scope='module')
+def chapter(drawn):
+    "The names of the chapter's exercises; their checks are on the page, folded."
+    cells = json.loads((Path(__file__).parent.parent/'nbs/03_training.ipynb').read_text())['cells']
+    sources = [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code']
+    start = next(i for i, source in enumerate(sources) if source.startswith('def train_loop'))
+    imports = next(source for source in sources if 'from itertools' in source)
+    names = vars(training) | {'new_model': new_model}
+    names['x_train'], names['y_train'] = drawn[0]
+    for source in [imports, *sources[start:]]:
+        exec(source, names)
+    return names
+
+
+def loop(model, batches, lr, forget=True, part=slice(None), soft=False, **kw):
+    for xb, yb in batches:
+        if forget:
+            model.zero_grad()
+        logits = model(xb)
+        F.cross_entropy(logits.softmax(1) if soft else logits, yb, **kw).backward()
+        for p in list(model.parameters())[part]:
+            p.data -= lr*p.grad
+
+
+def late(model, batches, lr, forget):
+    for xb, yb in batches:
+        if forget:
+            model.zero_grad()
+        F.cross_entropy(model(xb), yb).backward()
+    PlainSGD(model.parameters(), lr).step()
+
+
+def by_grad(model, batches, lr):
+    params = list(model.parameters())
+    for xb, yb in batches:
+        loss = -model(xb).log_softmax(1)[range(len(yb)), yb].mean()
+        for p, grad in zip(params, torch.autograd.grad(loss, params)):
+            p.data = p.data - lr*grad
+
+
+@pytest.mark.parametrize('answer, words', [
+    (loop, 'right: '), (by_grad, 'right: '), (lambda *args: None, 'not solved yet'),
+    (partial(loop, forget=False), 'pile up'), (lambda net, b, lr: loop(net, b, -lr), 'it climbs'),
+    (lambda net, b, lr: loop(net, b, 1.), 'lr is missing'),
+    (partial(late, forget=True), 'only the last loss'), (partial(late, forget=False), 'one step'),
+    (partial(loop, part=slice(0, None, 2)), 'biases'),
+    (partial(loop, part=slice(2, None)), 'last layer'),
+    (partial(loop, reduction='sum'), 'is a sum'), (partial(loop, soft=True), 'not probabilities'),
+    (lambda net, b, lr: loop(net, b, lr/3), 'the right one has'),
+    (lambda *args: 1/0, 'ZeroDivision')])
+def test_exercise_loop(chapter, answer, words):
+    assert words in chapter['check_train_loop'](answer)
+
+
+def pieced(scale, before=True, between=False, limit=None):
+    def answer(net, xb, yb, size):
+        if before:
+            net.zero_grad()
+        for x, y in minibatches(xb, yb, limit or size, shuffle=False):
+            if between:
+                net.zero_grad()
+            (F.cross_entropy(net(x), y)*scale(len(x), len(xb))).backward()
+        return [p.grad for p in net.parameters()]
+    return answer
+
+
+def at_the_end(net, xb, yb, size):
+    net.zero_grad()
+    F.cross_entropy(torch.cat([net(x) for x in xb.split(size)]), yb).backward()
+    return [p.grad for p in net.parameters()]
+
+
+def share(k, n):
+    return k/n
+
+
+@pytest.mark.parametrize('answer, words', [
+    (pieced(share), 'right: '), (pieced(share, limit=3), 'right: '),
+    (lambda *args: None, 'not solved'),
+    (pieced(share, before=False), 'old gradients'), (pieced(lambda k, n: 1), 'a sum of means'),
+    (pieced(lambda k, n: k), 'divide by the number'), (pieced(lambda k, n: 1/3), 'a mean of means'),
+    (pieced(share, limit=10), '10 rows'), (at_the_end, '10 rows'),
+    (pieced(share, between=True), 'forget once'),
+    (pieced(lambda k, n: 1, between=True), 'last piece alone'),
+    (lambda *args: 1/0, 'ZeroDivision'), (lambda *args: [], 'ends with'),
+    (lambda *args: [torch.ones(3)], 'shape')])
+def test_exercise_gradient(chapter, answer, words):
+    assert words in chapter['check_gradient_in_parts'](answer)
+
+
+def in_place(w, v, grad, lr, beta):
+    v.mul_(beta).add_(grad)
+    return w.sub_(v, alpha=lr), v
+
+
+@pytest.mark.parametrize('answer, words', [
+    (in_place, 'right: '), (lambda *args: None, 'not solved yet'),
+    (lambda w, v, g, lr, b: (w + lr*(b*v + g), b*v + g), 'climbs'),
+    (lambda w, v, g, lr, b: (w - lr*v, b*v + g), 'old v'),
+    (lambda w, v, g, lr, b: (w - lr*g, g), 'no memory'),
+    (lambda w, v, g, lr, b: (w - lr*g, b*v + g), 'along g'),
+    (lambda w, v, g, lr, b: (w - lr*(b*v + g), v), 'returns the old v'),
+    (lambda w, v, g, lr, b: (b*v + g, w - lr*(b*v + g)), 'v first'),
+    (lambda w, v, g, lr, b: (w - (b*v + lr*g), b*v + lr*g), 'lr is in v'),
+    (lambda w, v, g, lr, b: (w - lr*(v + g), v + g), 'nothing is forgotten'),
+    (lambda w, v, g, lr, b: (w - lr*(b*v + (1 - b)*g), b*v + (1 - b)*g), '1 - beta'),
+    (lambda w, v, g, lr, b: w - lr*v, 'the new w and the new v'),
+    (lambda w, v, g, lr, b: (1, 2), 'shape'), (lambda *args: 1/0, 'ZeroDivision')])
+def test_exercise_momentum(chapter, answer, words):
+    assert words in chapter['check_momentum_step'](answer)
 
 
 # the figures of the source notes
