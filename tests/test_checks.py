@@ -270,4 +270,5 @@ def test_verdict(result, words):
 
 
 def test_verdict_of_an_error():
-    assert verdict(lambda: 1/0, CASES) == 'not right: it ends with ZeroDivisionError: division by zero'
+    words = verdict(lambda: 1/0, CASES)
+    assert words == "not right: it ends with ZeroDivisionError: division by zero"
