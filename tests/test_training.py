@@ -332,8 +332,10 @@ def test_fit_history():
 
 def test_fit_learns():
     train, valid = rows(2000), rows(500, seed=1)
-    history = quiet(new_model(), train, valid)
+    net = new_model()
+    history = quiet(net, train, valid)
     assert history.valid_accuracy[3] > .95
+    assert history.iloc[-1, 1:].tolist() == pytest.approx(evaluate(net, valid), abs=1e-6)
     assert history.train_loss.is_monotonic_decreasing
 
 
