@@ -216,7 +216,7 @@ def check_fit(
         if data is None and name == 'valid':
             continue
         if not isinstance(data, tuple):
-            if not isinstance(data, Iterable) or iter(data) is data:
+            if not isinstance(data, Iterable) or isinstance(data, Iterator):
                 raise TypeError(f'{name} is a {type(data).__name__}; it must be a pair '
                                 '(x, y), or give minibatches again and again, as a '
                                 'DataLoader or a list does')
