@@ -6,7 +6,7 @@
 __all__ = ['DATASETS', 'MIRRORS', 'DataError', 'parse_idx', 'verify', 'ArrayUnpickler', 'read_dataset', 'cache_folder',
            'fetch_dataset', 'find_dataset', 'write_whole', 'cached']
 
-# %% ../nbs/11_files.ipynb #73b57c90
+# %% ../nbs/11_files.ipynb #30a07897
 import contextlib
 import gzip
 import hashlib
@@ -19,6 +19,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable
+from glob import glob
 from math import prod
 from pathlib import Path
 
@@ -241,7 +242,7 @@ def _read_pickle(path, most=250_000_000):
     except (DataError, ValueError) as e:  # ValueError: wrong shapes
         raise DataError(f'{path}: {e}') from e
 
-# %% ../nbs/11_files.ipynb #c87a7be0
+# %% ../nbs/11_files.ipynb #7c6312ac
 def read_dataset(
     path: str | Path,  # a folder with the four files or the pickle, or that
     name: str = 'mnist',  # which of the `DATASETS`
@@ -253,7 +254,7 @@ def read_dataset(
             raise DataError(f'there is no file or folder {path}')
         pickles = [p for p in (path, path/'mnist.pkl.gz', path/'mnist.pkl')
                    if p.is_file() and name == 'mnist']
-        if pickles and not any(path.glob('t*idx?-ubyte*')):
+        if pickles and not glob('t*-ubyte*', root_dir=path):
             return _read_pickle(pickles[0])
         return _read_folder(path, name)
     except OSError as e:
@@ -270,11 +271,18 @@ MIRRORS = {
                 'fashion-mnist/master/data/fashion/'),
     'kmnist': ('https://codh.rois.ac.jp/kmnist/dataset/kmnist/',)}
 
+# %% ../nbs/11_files.ipynb #807b976e
+def _pooch():
+    "pooch, without a warning of its progress bar's in a notebook."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        import pooch
+    return pooch
+
 # %% ../nbs/11_files.ipynb #6520880e
 def cache_folder() -> Path:  # the folder need not exist
     "Where data that was fetched or drawn is kept; or `MNIST_MB_CACHE`."
-    import pooch
-    folder = os.environ.get('MNIST_MB_CACHE') or pooch.os_cache('mnist_mb')
+    folder = os.environ.get('MNIST_MB_CACHE') or _pooch().os_cache('mnist_mb')
     return Path(folder).expanduser()
 
 # %% ../nbs/11_files.ipynb #96252c7c
@@ -304,7 +312,7 @@ class _Bounded(io.FileIO):
 # %% ../nbs/11_files.ipynb #32314f69
 def _fetch_file(file, folder, name, timeout):
     "Fetch a file that the folder lacks from the first mirror that has it."
-    import pooch
+    pooch = _pooch()
     _, zipped_sum, size = DATASETS[name][file]
     get = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty() or 'ipykernel' in sys.modules,
@@ -339,7 +347,7 @@ def fetch_dataset(
     timeout: float = 20,  # seconds without an answer, then the next mirror
 ) -> Path:  # the folder in the cache that now has the four files
     "Fetch what the cache lacks of a set; a `DataError` if it can't be had."
-    import pooch
+    pooch = _pooch()
     pooch.get_logger().setLevel('WARNING')  # else it names each address
     folder = cache_folder()/name
     try:
@@ -356,7 +364,7 @@ def fetch_dataset(
         _fetch_file(file, folder, name, timeout)
     return folder
 
-# %% ../nbs/11_files.ipynb #550217ca
+# %% ../nbs/11_files.ipynb #283b1261
 def _places(name):
     "Where a set may be: (the path, whether somebody named it)."
     inside = '' if name == 'mnist' else name
@@ -365,7 +373,8 @@ def _places(name):
         if name == 'mnist' or os.path.exists(place):
             yield place, True
     for place in (Path('data')/inside, cache_folder()/name):
-        if any(any(place.glob(p)) for p in ('t*idx?-ubyte*', 'mnist.pkl*')):
+        if (glob('t*-ubyte*', root_dir=place)
+                or glob('mnist.pkl*', root_dir=place)):
             yield place, False
 
 # %% ../nbs/11_files.ipynb #7d2f601b
@@ -403,7 +412,7 @@ def write_whole(
         write(Path(tmp)/path.name)
         os.replace(Path(tmp)/path.name, path)
 
-# %% ../nbs/11_files.ipynb #19dff26a
+# %% ../nbs/11_files.ipynb #b9102a40
 def cached(
     name: str,  # of the copy, without the ending .npz
     shapes: tuple,  # of the arrays of bytes
@@ -412,7 +421,8 @@ def cached(
     "Arrays of bytes from the cache, if it has them; else made and kept."
     file = cache_folder()/f'{name}.npz'
     try:
-        with np.load(file if file.is_file() else '') as kept:
+        with (open(file if file.is_file() else '', 'rb') as content,
+              np.load(content) as kept):
             arrays = [kept[key] for key in kept]
         found = [(a.shape, a.dtype) for a in arrays]
         if found == [(shape, np.uint8) for shape in shapes]:

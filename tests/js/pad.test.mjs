@@ -115,8 +115,8 @@ test('centered: twenty pixels tall, center of mass at 14, 14', () => {
     list(picture.slice(28 * y, 28 * y + 28)).reduce((a, v) => a + v),
   );
   assert.equal(rows.filter(v => v > 0).length, 20);
-  const mass = rows.reduce((a, v) => a + v),
-    mean = rows.reduce((a, v, y) => a + v * y, 0) / mass;
+  const mass = rows.reduce((a, v) => a + v);
+  const mean = rows.reduce((a, v, y) => a + v * y, 0) / mass;
   assert.ok(Math.abs(mean - 14) <= 0.5, `${mean}`);
   assert.ok(Math.abs(mass - 20 * 4 * 255) < 1e-6);
 });
@@ -151,8 +151,8 @@ test('light text makes a dark pad, in any notation', () => {
 });
 
 test('an example fills the pad; an arrow moves it by one pixel of MNIST', () => {
-  const image = new Uint8Array(784),
-    ink = blank();
+  const image = new Uint8Array(784);
+  const ink = blank();
   image[28 * 3 + 5] = 200;
   pad.place(ink, image);
   assert.equal(
