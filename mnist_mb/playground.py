@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.image import imsave
 from torch import Tensor, nn
 
 from .checks import (
@@ -243,6 +242,7 @@ def _text(data):
 
 def _instead(examples, names):
     "What stands in the pad's place where scripts don't run."
+    from matplotlib.image import imsave
     shown = examples[:10] or _examples(None, range(10), False)[:10]
     images = [np.frombuffer(image, np.uint8) for _, image in shown]
     row = np.hstack([image.reshape(28, 28) for image in images])

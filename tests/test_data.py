@@ -4,16 +4,19 @@ import pickle
 import subprocess
 import sys
 import warnings
+from math import ceil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from running import ROOT, read
 from torch import nn
 
 import mnist_mb.data
 from mnist_mb import data
+from mnist_mb.checks import verdict
 from mnist_mb.data import (
     CLASSES, DataError, Splits, drawn_digits, get_data, load_mnist, make_splits, show_images)
 from mnist_mb.drawing import draw
@@ -84,6 +87,22 @@ def test_make_splits_takes_whole_floats():
 def test_load_mnist_names_what_there_is():
     with pytest.raises(ValueError, match="name is 'mnits'; it can be one of mnist, fashion"):
         load_mnist(name='mnits')
+
+
+def test_load_mnist_makes_splits_of_what_is_found(monkeypatch):
+    asked = []
+
+    def find(*args):
+        asked.append(args)
+        return [np.zeros((60_000, 2, 2), np.uint8), np.arange(60_000) % 10,
+                np.full((10_000, 2, 2), 7, np.uint8), np.zeros(10_000)], 'here'
+    monkeypatch.setattr(data, 'find_dataset', find)
+    splits = load_mnist('path', False, 'kmnist')
+    assert asked == [('path', False, 'kmnist')]
+    assert (splits.name, splits.source) == ('kmnist', 'here')
+    assert [len(y) for _, y in splits] == [50_000, 10_000, 10_000] and splits[2][0][0, 0] == 7/256
+    load_mnist()
+    assert asked[1] == (None, True, 'mnist')
 
 
 def test_without_anything(nothing):
@@ -284,3 +303,68 @@ def test_import_does_nothing(nothing):
     env = os.environ | {'PYTHONPATH': str(Path(mnist_mb.data.__file__).parent.parent)}
     subprocess.run([sys.executable, '-c', code], check=True, env=env)
     assert not cache_folder().exists()
+
+
+# the checks of the exercises: right answers pass, slips are named
+@pytest.fixture(scope='module')
+def checks():
+    "The functions of the notebook's folded cells that check an exercise."
+    names = dict(torch=torch, np=np, verdict=verdict)
+    for cell in read(ROOT/'nbs'/'00_data.ipynb').cells:
+        if 'def check_' in cell.source:
+            exec(cell.source, names)
+    return names
+
+
+def shares(y):
+    return torch.bincount(y, minlength=10)/len(y)
+
+
+def bookkeeping(n, bs):
+    count = -(-n//bs)
+    return count, n - (count - 1)*bs
+
+
+def cut(x, y, bs):
+    return [(x[i:i+bs], y[i:i+bs]) for i in range(0, len(x), bs)]
+
+
+@pytest.mark.parametrize('check, answer', [
+    ('shares', shares), ('shares', lambda y: [(y == d).float().mean() for d in range(10)]),
+    ('shares', lambda y: np.bincount(y.numpy(), minlength=10)/8),
+    ('shares', lambda y: torch.bincount(y, minlength=10).half()/8),
+    ('bookkeeping', bookkeeping), ('bookkeeping', lambda n, bs: [ceil(n/bs), (n - 1) % bs + 1]),
+    ('bookkeeping', lambda n, bs: torch.tensor(bookkeeping(n, bs))),
+    ('bookkeeping', lambda n, bs: (ceil(n/bs), n % bs or bs)),
+    ('cut', cut), ('cut', lambda x, y, bs: list(zip(x.split(bs), y.split(bs)))),
+    ('cut', lambda x, y, bs: (pair for pair in cut(x, y, bs)))])
+def test_right_answers(check, answer, checks):
+    assert checks[f'check_{check}'](answer).startswith('right')
+
+
+@pytest.mark.parametrize('check, answer, words', [
+    ('shares', lambda y: ..., 'not solved yet'), ('shares', lambda y: None, 'not solved yet'),
+    ('shares', lambda y: torch.bincount(y, minlength=10), 'counts'),
+    ('shares', lambda y: torch.bincount(y)/8, 'after the largest'),
+    ('shares', lambda y: y.unique(return_counts=True)[1]/8, 'do not occur'),
+    ('shares', lambda y: 100*shares(y), 'percent'), ('shares', lambda y: 1/8, 'shape'),
+    ('shares', lambda y: [0.1]*10, 'right one has'), ('shares', lambda y: y[99], 'IndexError'),
+    ('bookkeeping', lambda n, bs: None, 'not solved yet'),
+    ('bookkeeping', lambda n, bs: (n//bs, n % bs), 'the short one counts'),
+    ('bookkeeping', lambda n, bs: (n//bs, n % bs or bs), 'the short one counts'),
+    ('bookkeeping', lambda n, bs: (ceil(n/bs), n % bs), 'never empty'),
+    ('bookkeeping', lambda n, bs: (ceil(n/bs), bs), 'has what is left'),
+    ('bookkeeping', lambda n, bs: (n//bs + 1, n % bs), 'leave no short one'),
+    ('bookkeeping', lambda n, bs: n/bs, 'returns one number, two are asked'),
+    ('bookkeeping', lambda n, bs: (float('nan'), 1), 'not right'),
+    ('bookkeeping', lambda n, bs: bookkeeping(n, bs)[::-1], 'first the number'),
+    ('bookkeeping', lambda n, bs: 1/0, 'ZeroDivisionError'),
+    ('cut', lambda x, y, bs: None, 'not solved yet'),
+    ('cut', lambda x, y, bs: cut(x, y, bs)[:-1], 'the short one at the end'),
+    ('cut', lambda x, y, bs: [(x[i:i+bs], y[i:i+bs]) for i in range(len(x))], 'before ended'),
+    ('cut', lambda x, y, bs: [(xb, y[:len(xb)]) for xb, _ in cut(x, y, bs)], 'other rows'),
+    ('cut', lambda x, y, bs: [xb for xb, _ in cut(x, y, bs)], 'not right'),
+    ('cut', lambda x, y, bs: (x[:bs], y[:bs]), 'not right')])
+def test_slips_are_named(check, answer, words, checks):
+    said = checks[f'check_{check}'](answer)
+    assert words in said and not said.startswith('right'), said

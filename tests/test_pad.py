@@ -102,6 +102,23 @@ def test_as_mnist_never_returns_a_nearly_blank_picture(nothing):
         as_mnist(nothing)
 
 
+def test_center_of_mass():
+    images = torch.zeros(2, 28, 28)
+    images[0, 3, 20] = 0.5
+    images[1, 4, 0], images[1, 8, 27] = 0.75, 0.25
+    want = tensor([[3, 20], [5, 6.75]]).double()
+    assert_close(center_of_mass(images), want)
+    assert_close(center_of_mass(images.flatten(1)), want)
+
+
+@pytest.mark.parametrize('turn, first', [(0, 8), (2, 0)])  # quarters; its first row in the picture
+def test_as_mnist_keeps_it_inside_where_one_end_is_heavy(turn, first):
+    image = torch.zeros(20, 20)
+    image[:2], image[2:, 10] = 1., 0.2  # its mass is near the top, and would come to row 14
+    picture = as_mnist(image.rot90(turn)).reshape(28, 28)
+    assert picture.sum(1).nonzero()[:, 0].tolist() == list(range(first, first + 20))
+
+
 def test_as_mnist_against_areas_by_hand():
     image = torch.zeros(40, 40)
     image[3:33, 5:9] = 1.  # 30 rows become 20, 4 columns 3: 8/3, so 2.67 rounded
