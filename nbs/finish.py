@@ -29,6 +29,8 @@ ENTRY = re.compile(r'(<h\d [^>]*>([\w.]+)</h\d>)\s*<div class="code-copy.*?</div
                    rf'((?:<div id="[\w-]+" class="cell">\s*{SOURCE.pattern}\s*</div>\s*)+)', re.S)
 LINK = re.compile(r'<hr>\s*<p>(<a [^>]*>source</a>)</p>\s*'
                   r'((?:</section>\s*)*<section [^>]*>\s*<h\d [^>]*>.*?</h\d>)')
+# Links to what has no entry
+PRIVATE = re.compile(r'<a href="[^"]*\.html#_\w+">(<code>\w+</code>)</a>')
 IMAGE = re.compile(r'<img src="([^":]+\.png)"(?! *(?:width|height))')
 
 
@@ -64,6 +66,7 @@ def finish(path):
     page = FORMULA.sub(formula, page)
     page = SOURCE.sub(r'\1', ENTRY.sub(entry, page))
     page = LINK.sub(r'\2<p class="source">\1</p>', page)
+    page = PRIVATE.sub(r'\1', page)
     page = IMAGE.sub(sized, page)
     path.write_text(page, encoding='utf-8')
 
@@ -83,3 +86,4 @@ if __name__ == '__main__':
         finish(page)
     for index in site.glob('search.json'):
         finish_search(index)
+    (site/'404.md').unlink(missing_ok=True)

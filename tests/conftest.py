@@ -45,10 +45,10 @@ def js(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def chromium():
-    found = shutil.which('chromium') or shutil.which('chromium-browser')
-    if found is None:
+    found = [*map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))]
+    if not any(found):
         pytest.skip('needs Chromium')
-    return found
+    return next(filter(None, found))
 
 
 @pytest.fixture(autouse=True)
