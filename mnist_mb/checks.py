@@ -167,6 +167,10 @@ def check_cross_entropy(
 
 # %% ../nbs/13_checks.ipynb #f112c42f
 def _check_weight(weight, c, values):
+    "Raise an error unless `weight` are c numbers, finite and not negative."
+    if not isinstance(weight, Tensor):
+        raise TypeError(f'weight is a {type(weight).__name__}, not a tensor: '
+                        'use torch.as_tensor(weight)')
     if weight.shape != (c,):
         raise ValueError(f'weight has shape {tuple(weight.shape)}, but must be ({c},)')
     for j in (~((0 <= weight) & weight.isfinite())).nonzero()[:1] if values else ():
@@ -212,7 +216,7 @@ def check_fit(
         if data is None and name == 'valid':
             continue
         if not isinstance(data, tuple):
-            if not isinstance(data, Iterable) or iter(data) is data:
+            if not isinstance(data, Iterable) or isinstance(data, Iterator):
                 raise TypeError(f'{name} is a {type(data).__name__}; it must be a pair '
                                 '(x, y), or give minibatches again and again, as a '
                                 'DataLoader or a list does')

@@ -271,10 +271,18 @@ MIRRORS = {
                 'fashion-mnist/master/data/fashion/'),
     'kmnist': ('https://codh.rois.ac.jp/kmnist/dataset/kmnist/',)}
 
+# %% ../nbs/11_files.ipynb #807b976e
+def _pooch():
+    "pooch, without a warning of its progress bar's in a notebook."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        import pooch
+    return pooch
+
 # %% ../nbs/11_files.ipynb #a0888b0f
 def cache_folder() -> Path:  # the folder need not exist
     "Where data that was fetched or drawn is kept; or `MNIST_MB_CACHE`."
-    import pooch
+    pooch = _pooch()
     folder = os.environ.get('MNIST_MB_CACHE') or pooch.os_cache('mnist_mb')
     return Path(os.path.expanduser(folder))
 
@@ -305,7 +313,7 @@ class _Bounded(io.FileIO):
 # %% ../nbs/11_files.ipynb #32314f69
 def _fetch_file(file, folder, name, timeout):
     "Fetch a file that the folder lacks from the first mirror that has it."
-    import pooch
+    pooch = _pooch()
     _, zipped_sum, size = DATASETS[name][file]
     get = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty() or 'ipykernel' in sys.modules,
@@ -340,7 +348,7 @@ def fetch_dataset(
     timeout: float = 20,  # seconds without an answer, then the next mirror
 ) -> Path:  # the folder in the cache that now has the four files
     "Fetch what the cache lacks of a set; a `DataError` if it can't be had."
-    import pooch
+    pooch = _pooch()
     pooch.get_logger().setLevel('WARNING')  # else it names each address
     folder = cache_folder()/name
     try:

@@ -49,17 +49,19 @@ def cross_entropy(
     unasked = (q == 0) & log_probs.isneginf()
     losses = -(w*q*log_probs.masked_fill(unasked, 0.)).sum(1)
     if reduction == 'mean':
-        losses = losses.sum() / _total(len(t) if soft else (w*t).sum(), check)
+        total = len(t) if soft else (w*t).sum()
+        losses = losses.sum() / _counted(total, check)
     elif reduction == 'sum':
         losses = losses.sum()
     return _as_given(losses, logits)
 
-# %% ../nbs/02_nll.ipynb #1a4dd895
-def _total(total, check):
+# %% ../nbs/02_nll.ipynb #29dcf63c
+def _counted(total, check):
     "How much all rows count together, by which the mean divides."
     if check and total == 0:
-        raise ValueError('no row of this batch counts, since all are ignored or have '
-                         'weight 0: skip it, for the mean of nothing is no number')
+        raise ValueError('no row of this batch counts, since all are '
+                         'ignored or have weight 0: skip it, for the mean '
+                         'of nothing is no number')
     return total
 
 def _as_given(res, x):

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_output, check_target, eval_mode
+from .checks import (
+    check_logits, check_output, check_target, eval_mode)
 from .drawing import draw
 from .files import write_whole
 from .training import Model
@@ -36,7 +38,7 @@ def center_of_mass(
 
 # %% ../nbs/09_playground.ipynb #4be1c4dc
 def _area_shares(n, wanted):
-    "How much of `n` cells is in each of `wanted`: (wanted, n), rows sum to 1."
+    "How much each of `wanted` has of `n` cells: (wanted, n)."
     edges = torch.arange(wanted + 1, dtype=torch.float64)*n/wanted
     cells = torch.arange(n, dtype=torch.float64)
     high = edges[1:, None].minimum(cells + 1)
@@ -45,51 +47,70 @@ def _area_shares(n, wanted):
 
 # %% ../nbs/09_playground.ipynb #8871c7d9
 def as_mnist(
-    image: Tensor,  # (height, width): bytes, floats from 0 to 1, or bool; 0 is paper
-    threshold: float = 0.,  # values up to it are paper, on the image's own scale
+    image: Tensor,  # (h, w): bytes, floats in [0, 1] or bool; 0 is paper
+    threshold: float = 0.,  # values up to it are paper, in the same unit
 ) -> Tensor:  # (784,), float32 in [0, 1), as MNIST's rows
-    "A picture in MNIST's form: fitted into 20x20, centered by mass in 28x28."
+    "A picture in MNIST's form: fitted into 20x20, its mass in the middle."
     ink = _ink(image, threshold)
     rows, cols = ink.any(1).nonzero()[:, 0], ink.any(0).nonzero()[:, 0]
     ink = ink[rows[0]:rows[-1] + 1, cols[0]:cols[-1] + 1]
     h, w = (max(1, floor(20*n/max(ink.shape) + 0.5)) for n in ink.shape)
-    picture = torch.zeros(28, 28, dtype=torch.float64)
-    picture[:h, :w] = _area_shares(len(ink), h) @ ink @ _area_shares(ink.shape[1], w).T
+    down, across = (_area_shares(*n) for n in zip(ink.shape, (h, w)))
+    small = down @ ink @ across.T
+    picture = F.pad(small, (0, 28 - w, 0, 28 - h))
     mean = center_of_mass(picture[None])[0].tolist()
-    shift = [min(28 - n, max(0, ceil(13.5 - v))) for n, v in zip((h, w), mean)]
-    return picture.roll(shift, (0, 1)).flatten().float()
+    shift = [min(28 - n, max(0, ceil(13.5 - v)))
+             for n, v in zip((h, w), mean)]
+    return _visible(picture.roll(shift, (0, 1))).flatten().float()
 
 # %% ../nbs/09_playground.ipynb #dcd09ba9
 def _ink(image, threshold):
-    "The ink, float64 in [0, 1); an error if there is none, or if it is no picture."
-    image = torch.as_tensor(np.asarray(image)).detach().cpu()
+    "The ink, float64 in [0, 1); an error if there is none, or no picture."
+    if not isinstance(image, Tensor):
+        image = torch.as_tensor(np.array(image))
+    image = image.detach().cpu()
     if image.ndim != 2 or image.is_complex():
-        raise ValueError(f'the picture has the shape {tuple(image.shape)}; it should be '
-                         '(height, width), grayscale: average the colors first')
+        raise ValueError(
+            f'the picture has the shape {tuple(image.shape)}; it should be '
+            '(height, width), grayscale: average the colors first')
     floats = image.is_floating_point() or image.dtype == torch.bool
-    largest, image = 1 if floats else 255, image.double()
-    if image.numel() and not 0 <= image.min() <= image.max() <= largest:
-        raise ValueError(f'values from {image.min():.4g} to {image.max():.4g}; they '
+    top, image = 1 if floats else 255, image.double()
+    low, high = image.aminmax() if image.numel() else (0, 0)
+    if not 0 <= low <= high <= top:
+        raise ValueError(f'values from {low:.4g} to {high:.4g}; they '
                          'should be from 0 to 1, or bytes from 0 to 255')
-    if not floats and image.numel() and image.max() == 1:
-        raise ValueError('whole numbers of 0 and 1, and bytes go to 255: for black and '
-                         'white, pass image > 0')
+    if not floats and high == 1:
+        raise ValueError('whole numbers of 0 and 1, and bytes go to 255: '
+                         'for black and white, pass image > 0')
     ink = torch.where(image > threshold, image, 0)
     if not ink.any():
-        raise ValueError(f'the picture is blank: no value is above {threshold:g}')
+        raise ValueError('the picture is blank: no value is above '
+                         f'{threshold:g}')
     return ink.clamp(max=255/256) if floats else ink/256
+
+def _visible(picture):
+    "The picture, unless the network would see next to nothing."
+    if picture.max() < 0.1:
+        raise ValueError(
+            f'too faint or too thin: the darkest pixel becomes '
+            f'{picture.max():.2g}; draw with a thicker pen, or raise the '
+            'contrast')
+    return picture
 
 # %% ../nbs/09_playground.ipynb #b76cbfd4
 def pixel_contributions(
     model: nn.Module,  # gives logits, (n, n_classes)
     x: Tensor,  # (n, …), images
-    target: Tensor | None = None,  # (n,), a class each; None: the leading one
-) -> tuple[Tensor, Tensor]:  # like `x`, and (n,): of the pixels, of the biases
+    target: Tensor | None = None,  # (n,), classes; None: the leading ones
+) -> tuple[Tensor, Tensor]:  # like `x`, and (n,): by the pixels, by biases
     "What each pixel, and what all biases together, add to a logit."
     x = x.detach().clone().requires_grad_()
     with eval_mode(model), torch.enable_grad():
         logits = model(x)
-        target = logits.argmax(1) if target is None else torch.as_tensor(target)
+        check_logits(logits)
+        if target is None:
+            target = logits.argmax(1)
+        target = torch.as_tensor(target)
         check_target(target, *logits.shape)
         chosen = logits.gather(1, target.long()[:, None])[:, 0]
         slope, = torch.autograd.grad(chosen.sum(), x)
@@ -104,26 +125,20 @@ def _linear_layers(model):
         if isinstance(part, nn.ReLU) and layers:
             layers[-1][2] = True
             continue
-        if not isinstance(part, nn.Linear) or type(part).forward is not nn.Linear.forward:
-            raise ValueError(f'a {type(part).__name__} as part {len(layers)} of the model; '
-                             'the pad computes nn.Linear and nn.ReLU, nn.Linear first')
-        weight, bias = (p if p is None else p.detach().cpu().float()
-                        for p in (part.weight, part.bias))
-        bias = weight.new_zeros(len(weight)) if bias is None else bias
+        weight, bias = _numbers(part, f'part {len(layers)} of the model')
         if weight.shape[1] != wanted:
-            raise ValueError(f'linear layer {len(layers)} takes {weight.shape[1]} numbers; '
-                             f'it should take the {wanted} before it')
-        if not (weight.isfinite().all() and bias.isfinite().all()):
-            raise ValueError(f'linear layer {len(layers)} has weights that are inf or nan: '
-                             'train it anew, with a smaller lr')
+            before = 'layer before makes' if layers else 'image has'
+            raise ValueError(
+                f'linear layer {len(layers)} takes {weight.shape[1]} '
+                f'numbers, and the {before} {wanted}')
         layers.append([weight, bias, False])
         wanted = len(weight)
     if not layers or wanted < 2:
-        raise ValueError(f'the model makes {wanted if layers else 0} logits; '
-                         'for probabilities it takes 2 or more')
+        raise ValueError(
+            f'the model makes {wanted if layers else 0} logits; for '
+            'probabilities it takes 2 or more')
     return layers
 
-# %% ../nbs/09_playground.ipynb #42f01819
 def _parts(model):
     "The parts of a model in the order in which it calls them."
     if isinstance(model, Model) and type(model).forward is Model.forward:
@@ -132,20 +147,35 @@ def _parts(model):
         return [model]
     return [inner for part in model for inner in _parts(part)]
 
+def _numbers(part, where):
+    "Weights and biases of a linear layer, float32 on the CPU."
+    if getattr(type(part), 'forward', None) is not nn.Linear.forward:
+        raise ValueError(f'a {type(part).__name__} as {where}; the pad '
+                         'computes nn.Linear and nn.ReLU, nn.Linear first')
+    weight = part.weight.detach().cpu().float()
+    bias = weight.new_zeros(len(weight))
+    if part.bias is not None:
+        bias = part.bias.detach().cpu().float()
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise ValueError(f'weights that are inf or nan in {where}: '
+                         'train it anew, with a smaller lr')
+    return weight, bias
+
 # %% ../nbs/09_playground.ipynb #b8f6fe73
 def _whole_numbers(weight, bits):
     "Weights as whole numbers of so many bits, and a scale for each row."
+    if bits not in (8, 16):
+        raise ValueError(f'bits is {bits!r}; it can be 8 or 16')
     largest, tiny = 2**(bits - 1) - 1, torch.finfo(torch.float32).tiny
     scale = (weight.abs().amax(1)/largest).clamp(min=tiny)
     return (weight/scale[:, None]).round(), scale
 
 # %% ../nbs/09_playground.ipynb #95c6eeeb
 def quantized(
-    model: nn.Module,  # `Model`, or `nn.Sequential` of `nn.Linear`, `nn.ReLU`
+    model: nn.Module,  # `Model`, or a Sequential of Linear and ReLU
     bits: int = 16,  # of each weight: 16 or 8
 ) -> nn.Sequential:  # float32, on the CPU
     "The network as a pad has it, with rounded weights."
-    _check_bits(bits)
     parts = []
     for weight, bias, relu in _linear_layers(model):
         q, scale = _whole_numbers(weight, bits)
@@ -154,12 +184,7 @@ def quantized(
         parts += [layer, nn.ReLU()] if relu else [layer]
     return nn.Sequential(*parts)
 
-# %% ../nbs/09_playground.ipynb #56aabe8f
-def _check_bits(bits):
-    if bits not in (8, 16):
-        raise ValueError(f'bits is {bits!r}; it can be 8 or 16')
-
-# %% ../nbs/09_playground.ipynb #800557e7
+# %% ../nbs/09_playground.ipynb #2d9342a2
 def _examples(examples, names, own_names):
     "Pairs of a class number, or None, and an image of 784 bytes."
     if examples is None:
@@ -168,76 +193,86 @@ def _examples(examples, names, own_names):
         x, y = draw(300, torch.Generator().manual_seed(3))
         first = [(y == c).nonzero()[:3, 0] for c in range(10)]
         order = torch.stack(first, 1).flatten()
-        return [(int(y[i]), bytes(x[i].flatten().tolist())) for i in order]
-    x, y = _check_examples(examples, len(names))
-    x = (256*x.detach().cpu().double()).round().clamp(max=255).to(torch.uint8)
-    return [(int(c), bytes(image.flatten().tolist())) for image, c in zip(x, y)]
+        x, y = x[order], y[order]
+    else:
+        x, y = _check_examples(examples, len(names))
+        x = (256*x.detach().cpu().double()).round().clamp(max=255)
+    images = x.to(torch.uint8).flatten(1).tolist()
+    return list(zip(map(int, y), map(bytes, images)))
 
-# %% ../nbs/09_playground.ipynb #b9124a27
 def _check_examples(examples, n_classes):
-    "The pair (x, y) if it is one; else an error that says what is wrong with it."
+    "The pair (x, y) if it is one; else an error that says what is wrong."
     if not isinstance(examples, (tuple, list)) or len(examples) != 2:
-        raise ValueError(f'examples is a {type(examples).__name__}; it should be a '
-                         'pair (x, y): images and their class numbers')
+        raise ValueError(
+            f'examples is a {type(examples).__name__}; it should be a pair '
+            '(x, y): images and their class numbers')
     x, y = map(torch.as_tensor, examples)
-    if x.shape not in ((len(x), 784), (len(x), 28, 28)) or y.shape != x.shape[:1]:
-        raise ValueError(f'examples: x has the shape {tuple(x.shape)} and y '
-                         f'{tuple(y.shape)}; they should be (n, 784) and (n,)')
+    shapes = (len(x), 784), (len(x), 28, 28)
+    if x.shape not in shapes or y.shape != x.shape[:1]:
+        raise ValueError(
+            f'examples: x has the shape {tuple(x.shape)} and y '
+            f'{tuple(y.shape)}; they should be (n, 784) and (n,)')
     if len(x) > 100:
-        raise ValueError(f'examples has {len(x):,} rows, which would all go into the '
-                         'page; 100 at most: (x[:30], y[:30])')
+        raise ValueError(
+            f'examples has {len(x):,} rows, which would all go into the '
+            'page; 100 at most: (x[:30], y[:30])')
     if len(x) and not 0 <= x.min() <= x.max() <= 1:
-        raise ValueError(f'examples: pixels from {x.min():.4g} to {x.max():.4g}; they '
-                         'should be from 0 to 1, 0 for paper')
+        raise ValueError(
+            f'examples: pixels from {x.min():.4g} to {x.max():.4g}; they '
+            'should be from 0 to 1, 0 for paper')
     if len(y) and not 0 <= y.min() <= y.max() < n_classes:
-        raise ValueError(f'examples: class numbers from {y.min()} to {y.max()}, but the '
-                         f'model has {n_classes} classes: 0 to {n_classes - 1}')
+        raise ValueError(
+            f'examples: class numbers from {y.min()} to {y.max()}, but the '
+            f'model has {n_classes} classes: 0 to {n_classes - 1}')
     return x, y
 
-# %% ../nbs/09_playground.ipynb #fb555d7f
 def _class_names(classes, n):
     "The names of `n` classes, as text."
     if classes is None:
         return [str(i) for i in range(n)]
     if isinstance(classes, str) or len(classes) != n:
-        what = 'text' if isinstance(classes, str) else f'{len(classes)} names'
-        raise ValueError(f'classes is {what}, and the model has {n} classes; it should '
-                         f'be a list of {n} names')
+        what = f'{len(classes)} names'
+        what = 'text' if isinstance(classes, str) else what
+        raise ValueError(f'classes is {what}, and the model has {n} '
+                         f'classes; it should be a list of {n} names')
     return [str(name) for name in classes]
 
-# %% ../nbs/09_playground.ipynb #2d9342a2
 def _text(data):
     return base64.b64encode(data).decode()
 
 def _instead(examples, names):
-    "What stands in the pad's place where scripts don't run: a picture, a sentence."
+    "What stands in the pad's place where scripts don't run."
     from matplotlib.image import imsave
     shown = examples[:10] or _examples(None, range(10), False)[:10]
-    images = [np.frombuffer(image, np.uint8).reshape(28, 28) for _, image in shown]
+    images = [np.frombuffer(image, np.uint8) for _, image in shown]
+    row = np.hstack([image.reshape(28, 28) for image in images])
     file = io.BytesIO()
-    imsave(file, np.hstack(images), cmap='gray_r', vmin=0, vmax=255, format='png')
-    what = ' '.join(names[k] for k, _ in shown) if examples else 'ten drawn digits'
-    return (f'<img width="{56*len(shown)}" height="56" '
-            f'alt="{html.escape("Examples: " + what)}" '
-            f'src="data:image/png;base64,{_text(file.getvalue())}">\n'
-            '<p>Here is a pad to draw on, which shows what a network sees and computes. '
-            'It needs JavaScript; in Jupyter, it also needs a notebook that you '
-            'trust.</p>')
+    imsave(file, row, cmap='gray_r', vmin=0, vmax=255, format='png')
+    what = 'ten drawn digits'
+    if examples:
+        what = ' '.join(names[k] for k, _ in shown)
+    return (
+        f'<img width="{56*len(shown)}" height="56" '
+        f'alt="{html.escape("Examples: " + what)}" '
+        f'src="data:image/png;base64,{_text(file.getvalue())}">\n'
+        '<p>Here is a pad to draw on, which shows what a network sees and '
+        'computes. It needs JavaScript; in Jupyter, it also needs a '
+        'notebook that you trust.</p>')
 
-# %% ../nbs/09_playground.ipynb #05dbb01b
 def _as_json(data):
-    "JSON that can stand within a script element; lists of text one item per line."
+    "JSON that can stand in a script element, one text of a list per line."
     text = json.dumps(data, ensure_ascii=True, separators=(',', ':'))
     return text.replace('<', r'\u003c').replace('","', '",\n"')
 
 def _layer_data(weight, bias, relu, bits):
     "A layer for the page: each row of weights as text, and plain numbers."
     q, scale = _whole_numbers(weight, bits)
-    rows = [_text(row.astype(f'<i{bits//8}').tobytes()) for row in q.numpy()]
-    return {'weight': rows, 'scale': scale.tolist(), 'bias': bias.tolist(), 'relu': relu}
+    rows = q.numpy().astype(f'<i{bits//8}')
+    return {'weight': [_text(row.tobytes()) for row in rows],
+            'scale': scale.tolist(), 'bias': bias.tolist(), 'relu': relu}
 
 def _script():
-    "The pad's JavaScript, with its style sheet and a name that changes as the code does."
+    "The JavaScript with its style sheet, and a name that changes with it."
     js, css = ((files('mnist_mb')/'static'/name).read_text(encoding='utf-8')
                for name in ('pad.js', 'pad.css'))
     code = js.replace("'PAD_CSS'", json.dumps(css))
@@ -245,48 +280,18 @@ def _script():
     code = code.replace('PAD_CODE', name)
     return f"(() => {{\n'use strict';\n{code}}})();\n", name
 
-# %% ../nbs/09_playground.ipynb #25d3bd61
-class Sketchpad:
-    "A pad to draw on, for one network; Jupyter shows it, `save` makes a page of it."
-    def __init__(
-        self,
-        data: dict,  # network, names and examples, as the script reads them
-        instead: str,  # HTML for where scripts don't run
-        about: str,  # the sizes of the network, for `repr`
-    ):
-        self.script, name = _script()
-        self.about = about
-        self.body = (f'<div class="mnist-mb-pad" data-code="{name}" '
-                     f'data-lm-suppress-shortcuts="true">\n{instead}\n'
-                     f'<script type="application/json">{_as_json(data)}</script>\n</div>\n')
-
-    def _repr_html_(self):
-        return f'{self.body}<script>{self.script}</script>'
-
-    def __repr__(self):
-        return f'Sketchpad({self.about}, {len(self._repr_html_()):,} bytes)'
-
-    def save(
-        self,
-        path: str | Path,  # where to write the page, such as 'pad.html'
-        title: str = 'Draw a digit',  # of the page
-        overwrite: bool = False,  # may it replace a file?
-    ) -> None:
-        "Write a page with the pad, which needs no other file and no internet."
-        check_output(path, overwrite, 'overwrite=True')
-        page = _page(self.body, self.script, str(title))
-        write_whole(path, lambda f: f.write_text(page, encoding='utf-8'))
-
-# %% ../nbs/09_playground.ipynb #660f9d85
 def _page(body, script, title):
     "A whole page around a pad."
-    style = (':root { color-scheme: light dark; } img { max-width: 100%; height: auto; '
-             '} body { font: 16px/1.5 system-ui, sans-serif; max-width: 720px; margin: 0 '
-             'auto; padding: 16px; }')
-    sums = [_text(hashlib.sha256(part.encode()).digest()) for part in (script, style)]
-    allowed = [f"'sha256-{text}'" for text in sums]
-    policy = ("default-src 'none'; img-src data:; script-src {}; style-src {}; "
-              "base-uri 'none'; form-action 'none'").format(*allowed)
+    style = (
+        ':root { color-scheme: light dark; } '
+        'img { max-width: 100%; height: auto; } '
+        'body { font: 16px/1.5 system-ui, sans-serif; max-width: 720px; '
+        'margin: 0 auto; padding: 16px; }')
+    sums = [hashlib.sha256(part.encode()) for part in (script, style)]
+    allowed = [f"'sha256-{_text(s.digest())}'" for s in sums]
+    policy = (
+        "default-src 'none'; img-src data:; script-src {}; style-src {}; "
+        "base-uri 'none'; form-action 'none'").format(*allowed)
     return f'''<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -306,20 +311,55 @@ def _page(body, script, title):
 </html>
 '''
 
+# %% ../nbs/09_playground.ipynb #25d3bd61
+class Sketchpad:
+    "A pad for one network; Jupyter shows it, `save` makes a page of it."
+    def __init__(
+        self,
+        data: dict,  # network, names and examples, as the script reads them
+        instead: str,  # HTML for where scripts don't run
+        about: str,  # the sizes of the network, for `repr`
+    ):
+        self.script, name = _script()
+        self.about = about
+        self.body = (
+            f'<div class="mnist-mb-pad" data-code="{name}" '
+            f'data-lm-suppress-shortcuts="true">\n{instead}\n'
+            f'<script type="application/json">{_as_json(data)}'
+            '</script>\n</div>\n')
+
+    def _repr_html_(self):
+        return f'{self.body}<script>{self.script}</script>'
+
+    def __repr__(self):
+        return f'Sketchpad({self.about}, {len(self._repr_html_()):,} bytes)'
+
+    def save(
+        self,
+        path: str | Path,  # where to write the page, such as 'pad.html'
+        title: str = 'Draw a digit',  # of the page
+        overwrite: bool = False,  # may it replace a file?
+    ) -> None:
+        "Write a page with the pad; it needs no other file, no internet."
+        check_output(path, overwrite, 'overwrite=True')
+        page = _page(self.body, self.script, str(title))
+        write_whole(path, lambda f: f.write_text(page, encoding='utf-8'))
+
 # %% ../nbs/09_playground.ipynb #af380994
 def sketchpad(
-    model: nn.Module,  # `Model`, or `nn.Sequential` of `nn.Linear`, `nn.ReLU`
-    classes: list | None = None,  # a name for each class; None: their numbers
+    model: nn.Module,  # `Model`, or a Sequential of Linear and ReLU
+    classes: list | None = None,  # names of classes; None: their numbers
     examples: tuple | None = None,  # (x, y), (n, 784) in [0, 1] and (n,)
     bits: int = 16,  # of each weight: 16, or 8 for a smaller page
 ) -> Sketchpad:
-    "A pad to draw on, that shows what the model sees and computes, as it is now."
-    _check_bits(bits)
+    "A pad that shows what the model, as it is now, sees and computes."
     layers = _linear_layers(model)
     sizes = [784] + [len(bias) for _, bias, _ in layers]
     names = _class_names(classes, sizes[-1])
     pairs = _examples(examples, names, classes is not None)
-    data = {'bits': bits, 'names': names,
-            'layers': [_layer_data(*layer, bits) for layer in layers],
-            'examples': [{'label': k, 'image': _text(image)} for k, image in pairs]}
-    return Sketchpad(data, _instead(pairs, names), ' to '.join(map(str, sizes)))
+    data = {
+        'bits': bits, 'names': names,
+        'layers': [_layer_data(*layer, bits) for layer in layers],
+        'examples': [{'label': k, 'image': _text(v)} for k, v in pairs]}
+    about = ' to '.join(map(str, sizes))
+    return Sketchpad(data, _instead(pairs, names), about)

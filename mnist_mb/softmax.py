@@ -9,7 +9,7 @@ __all__ = ['softmax', 'log_softmax', 'logsumexp']
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_softmax.ipynb #c5a0806d
+# %% ../nbs/01_softmax.ipynb #91f6f654
 def _wide(x, dim=-1):
     "`x` in float32, or in float64 if that is what it has."
     if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -20,7 +20,6 @@ def _wide(x, dim=-1):
         raise TypeError(f'dim is {dim!r}, and the classes are in one dim')
     return x if x.dtype == torch.float64 else x.float()
 
-# %% ../nbs/01_softmax.ipynb #ce34b09d
 def _as_given(res, x):
     "`res` in the dtype of `x`; under autocast as it is."
     kind = x.device.type

@@ -1,8 +1,13 @@
 """What several test files share: the real MNIST where there is one, and one thread for PyTorch."""
 import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope='session')
@@ -19,6 +24,31 @@ def drawn():
     "The digits that the computer draws, for tests that need some data, whichever."
     from mnist_mb.data import get_data
     return get_data('drawn')
+
+
+@pytest.fixture(scope='session')
+def js(tmp_path_factory):
+    "A copy of what the JavaScript checks need, with their packages from npm."
+    for tool in ('node', 'npm'):
+        if shutil.which(tool) is None:
+            pytest.skip(f'needs {tool}')
+    tmp = tmp_path_factory.mktemp('js')
+    shutil.copytree(ROOT/'tests/js', tmp/'tests/js', ignore=shutil.ignore_patterns('node_modules'))
+    shutil.copytree(ROOT/'mnist_mb/static', tmp/'mnist_mb/static')
+    quiet = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
+    run = subprocess.run(['npm', 'ci', *quiet, f'--cache={tmp}/cache'], cwd=tmp/'tests/js',
+                         capture_output=True, text=True)
+    if run.returncode:
+        pytest.skip(f"npm can't install the checks' packages: {run.stderr[-300:]}")
+    return tmp/'tests/js'
+
+
+@pytest.fixture(scope='session')
+def chromium():
+    found = [*map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))]
+    if not any(found):
+        pytest.skip('needs Chromium')
+    return next(filter(None, found))
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 from the wheel and from the source archive."""
 import ast
 import filecmp
+import json
 import os
 import re
 import shutil
@@ -90,6 +91,23 @@ def test_one_version(settings):
     changes = (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
     assert re.search(r'^## (\S+)', changes, re.M)[1] == version
     assert f'version = {{{version}}}' in (ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('path', sorted((ROOT/'nbs').glob('0[0-9]_*.ipynb')), ids=lambda p: p.stem)
+def test_the_home_page_gives_an_honest_time(path):
+    "200 words a minute, and 12 lines of visible code; solutions aside."
+    words = lines = 0
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        src = ''.join(cell['source'])
+        if cell['cell_type'] == 'markdown':
+            words += len(re.sub(r'<details>.*?</details>', '', src, flags=re.S).split())
+        elif not src.startswith('#| hide') and 'jupyter' not in cell['metadata']:
+            lines += len([line for line in src.splitlines() if line and line[:2] != '#|'])
+    home = ''.join(''.join(cell['source']) for cell in
+                   json.loads((ROOT/'nbs/index.ipynb').read_text(encoding='utf-8'))['cells'])
+    said = re.search(rf'/{path.stem[3:]}\.html\) \|.*\| (\d+) \|\n', home)
+    minutes = words/200 + lines/12
+    assert said and abs(int(said[1]) - minutes) < 2 + 0.15*minutes, f'{minutes:.0f} minutes'
 
 
 # --- borders between the modules -------------------------------------------------------------

@@ -37,9 +37,22 @@ def text(path):
 
 
 def words(markdown):
-    "The words of a text, however it is wrapped, and without links, pictures and code."
-    markdown = re.sub(r'!?\[(.*?)\]\([^)]*\)|<[^>]+>', r'\1', markdown, flags=re.S)
-    return re.findall(r'\w+', re.sub(r'[`*_\\|]', '', markdown))
+    "The words of a text, however it is wrapped; of links and pictures, what is shown."
+    markdown = re.sub(r'<!--.*?-->|<[^>]+>', '', markdown, flags=re.S)
+    markdown = re.sub(r'!?\[([^][]*)\]\([^)]*\)', r'\1', markdown)
+    return re.findall(r'\w+', re.sub(r'^``` *\w*$|_', ' ', markdown, flags=re.M))
+
+
+def as_document(notebook):
+    "What a document that nbdev makes of a notebook shows, in Markdown."
+    for i, cell in enumerate(cells(notebook)):
+        src = ''.join(cell['source'])
+        if cell['cell_type'] == 'markdown':
+            yield re.sub(r'^> .*\n?', '', src, flags=re.M) if i == 0 else src
+        elif not re.search(r'^#\| *(hide|default_exp)', src, re.M):
+            if not re.search(r'^#\| *echo: *false', src, re.M):
+                yield re.sub(r'^#\|.*\n', '', src, flags=re.M)
+            yield from (''.join(out['text']) for out in cell['outputs'] if 'text' in out)
 
 
 def test_every_notebook_is_in_the_sidebar_once():
@@ -97,20 +110,24 @@ def test_links_between_notebooks_lead_somewhere(path):
 @pytest.mark.parametrize('document, notebook', [('README.md', 'index.ipynb'),
                                                 ('CONTRIBUTING.md', 'contributing.ipynb')])
 def test_documents_say_what_their_notebooks_say(document, notebook):
-    there = words(text(ROOT/document))
-    for cell in cells(ROOT/'nbs'/notebook):
-        src = ''.join(cell['source'])
-        if cell['cell_type'] == 'markdown':
-            pieces = [piece for piece in re.split(r'\n{2,}', src) if piece.strip()]
-        elif re.search(r'^#\| *(hide|default_exp|echo: false)', src, re.M):
-            pieces = []
-        else:
-            pieces = [re.sub(r'^#\|.*\n', '', src, flags=re.M)]
-            pieces += [''.join(out['text']) for out in cell['outputs'] if 'text' in out]
-        for piece in pieces:
-            want = words(piece)
-            assert f' {" ".join(want)} ' in f' {" ".join(there)} ', (
-                f'{document} lacks this of nbs/{notebook}: {piece[:200]}')
+    "Word for word, as nbdev_readme and nbdev_contributing left them, with every link."
+    pieces = list(as_document(ROOT/'nbs'/notebook))
+    want, got = [word for piece in pieces for word in words(piece)], words(text(ROOT/document))
+    at = next((i for i, (a, b) in enumerate(zip(want, got)) if a != b), min(len(want), len(got)))
+    there, here = ' '.join(want[at-5:at+9]), ' '.join(got[at-5:at+9])
+    assert want == got, f'nbs/{notebook} has …{there}…, {document} …{here}…: run nbdev_prepare'
+    links = {url for piece in pieces for url in re.findall(r'\]\(([^)]+)\)', piece)}
+    found = set(re.findall(r'\]\(([^)]+)\)', text(ROOT/document)))
+    assert {url for url in links if '.ipynb' not in url} <= found
+
+
+@pytest.mark.parametrize('document', ['README.md', 'CONTRIBUTING.md'])
+def test_pictures_of_documents_are_there_and_no_others(document):
+    shown = set(re.findall(r'\w+_files/[\w./-]+\.png', text(ROOT/document)))
+    assert all((ROOT/path).is_file() for path in shown)
+    if document == 'README.md':
+        there = {p.relative_to(ROOT).as_posix() for p in ROOT.glob('*_files/**/*.png')}
+        assert there == shown
 
 
 def test_addresses_are_those_of_the_settings():
@@ -158,25 +175,44 @@ def test_schemas(schema, files):
     assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.slow
-def test_quarto_builds_the_site(tmp_path):
-    "In a copy that git knows: every page is there, and the build leaves the copy as it was."
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    "A copy of the checkout that git knows, after nbdev_docs, which writes the documents as well."
     if shutil.which('quarto') is None:
         pytest.skip('needs Quarto')
-    tree = tmp_path/'tree'
+    tree = tmp_path_factory.mktemp('site')/'tree'
     ignore = shutil.ignore_patterns('.git', '_docs', '_proc', 'node_modules', '.venv', 'build')
     shutil.copytree(ROOT, tree, ignore=ignore)
-
-    def run(*command):
+    for command in (['git', 'init', '-q'], ['git', 'add', '-A'],
+                    ['touch', 'nbs/index.ipynb', 'nbs/contributing.ipynb'], ['nbdev_docs']):
         done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
         assert done.returncode == 0, f'{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}'
-        return done.stdout
-    run('git', 'init', '-q')
-    run('git', 'add', '-A')
-    run('nbdev_docs')
-    pages = {p.stem for p in (tree/'_docs').glob('*.html')}
-    assert pages >= {re.sub(r'^\d+_', '', p.stem) for p in NOTEBOOKS}
-    for page in (tree/'_docs').glob('*.html'):
-        assert '](https' not in ''.join(re.findall(r'<pre.*?</pre>', text(page), re.S))
-    assert run('git', 'status', '--porcelain') == run('git', 'diff', '--cached', '--name-status',
-                                                      '--diff-filter=A').replace('\t', '  ')
+    return tree
+
+
+@pytest.mark.slow
+def test_a_build_leaves_the_checkout_as_it_was(built):
+    for command in (['git', 'diff'], ['git', 'ls-files', '--others', '--exclude-standard']):
+        run = subprocess.run(command, cwd=built, capture_output=True, text=True)
+        assert run.returncode == 0 and not run.stdout, run.stdout[:2000]
+
+
+@pytest.mark.slow
+def test_every_notebook_has_a_page(built):
+    pages = {p.stem for p in (built/'_docs').glob('*.html')}
+    assert pages == {re.sub(r'^\d+_', '', p.stem) for p in NOTEBOOKS} | {'404'}
+
+
+@pytest.mark.slow
+def test_pages_in_chromium(built, js, chromium):
+    "Console, links, places, widths, axe, requests, formulas: js/site.mjs looks at every page."
+    cfg = settings()
+    repo, branch = cfg['git_url'], cfg['branch']
+    colab = repo.replace('https://github.com', 'https://colab.research.google.com/github')
+    job = {'folder': str(built/'_docs'), 'root': str(ROOT), 'chromium': chromium,
+           'site': cfg['doc_host'] + cfg['doc_baseurl'],
+           'hosted': [f'{repo}/{kind}/{branch}/' for kind in ('blob', 'raw', 'edit')]
+           + [f'{colab}/blob/{branch}/']}
+    (js/'site.json').write_text(json.dumps(job))
+    run = subprocess.run(['node', 'site.mjs'], cwd=js, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr[-2000:]

@@ -1,11 +1,12 @@
 // The drawing pad: a network's forward pass, and what a person sees of it. The Python function
 // `sketchpad` puts this file into a page, within a function of its own; there the two texts below
 // are the style sheet, pad.css, and a name for this version of the code.
-const STYLE = 'PAD_CSS',
-  CODE = 'PAD_CODE';
+const STYLE = 'PAD_CSS';
+const CODE = 'PAD_CODE';
 
 const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
 
+// Weights travel as text: base64 of whole numbers, with a scale for each row
 function unpack({weight, scale, bias, relu}, bits) {
   const Whole = bits === 8 ? Int8Array : Int16Array;
   const rows = weight.map((text, i) =>
@@ -14,6 +15,7 @@ function unpack({weight, scale, bias, relu}, bits) {
   return {rows, bias, relu};
 }
 
+// The results of all layers, the pixels first and the logits last
 function forward(layers, pixels) {
   const activations = [pixels];
   for (const {rows, bias, relu} of layers) {
@@ -40,11 +42,12 @@ function softmax(logits, temperature) {
   return {shifted, exps, sum, probs, logProbs};
 }
 
+// What each pixel adds to logit k: its slope, back through the units that are on, times the pixel
 function contributions(layers, activations, k) {
   let slope = activations.at(-1).map((_, i) => Number(i === k));
   for (let l = layers.length - 1; l >= 0; l--) {
-    const {rows, relu} = layers[l],
-      output = activations[l + 1];
+    const {rows, relu} = layers[l];
+    const output = activations[l + 1];
     const back = new Float64Array(rows[0].length);
     rows.forEach((row, i) => {
       if (slope[i] === 0 || (relu && output[i] <= 0)) return;
@@ -55,13 +58,17 @@ function contributions(layers, activations, k) {
   return slope.map((s, j) => s * activations[0][j]);
 }
 
-const SIDE = 140,
-  RADIUS = 5.5;
+// --- From a drawing to 28 by 28 pixels
+//
+// The pad is a grid of cells, five to a pixel of MNIST each way, from 0 for paper to 255 for ink
+const SIDE = 140;
+const RADIUS = 5.5;
 
+// A disc moves from one point to the next; its edge is one cell wide and soft
 function brush(ink, [x0, y0], [x1, y1]) {
-  const dx = x1 - x0,
-    dy = y1 - y0,
-    square = dx * dx + dy * dy || 1;
+  const dx = x1 - x0;
+  const dy = y1 - y0;
+  const square = dx * dx + dy * dy || 1;
   const from = v => Math.max(0, Math.floor(v - RADIUS - 1));
   const to = v => Math.min(SIDE - 1, Math.ceil(v + RADIUS + 1));
   for (let y = from(Math.min(y0, y1)); y <= to(Math.max(y0, y1)); y++) {
@@ -75,12 +82,13 @@ function brush(ink, [x0, y0], [x1, y1]) {
   }
 }
 
+// For each of the larger cells: which of the smaller ones it covers, and how much each one counts
 function shares(size, wanted) {
   return Array.from({length: wanted}, (_, i) => {
-    const step = size / wanted,
-      low = i * step,
-      high = low + step,
-      list = [];
+    const step = size / wanted;
+    const low = i * step;
+    const high = low + step;
+    const list = [];
     for (let j = Math.floor(low); j < Math.min(size, high); j++)
       list.push([j, (Math.min(high, j + 1) - Math.max(low, j)) / step]);
     return list;
@@ -88,8 +96,8 @@ function shares(size, wanted) {
 }
 
 function resample(ink, {left, top, width, height}, columns, rows) {
-  const small = new Float64Array(columns * rows),
-    across = shares(width, columns);
+  const small = new Float64Array(columns * rows);
+  const across = shares(width, columns);
   shares(height, rows).forEach((down, y) => {
     for (const [i, a] of down)
       across.forEach((part, x) => {
@@ -101,14 +109,14 @@ function resample(ink, {left, top, width, height}, columns, rows) {
 }
 
 function boundingBox(ink) {
-  let left = SIDE,
-    right = -1,
-    top = SIDE,
-    bottom = -1;
+  let left = SIDE;
+  let right = -1;
+  let top = SIDE;
+  let bottom = -1;
   ink.forEach((value, i) => {
     if (value === 0) return;
-    const x = i % SIDE,
-      y = (i - x) / SIDE;
+    const x = i % SIDE;
+    const y = (i - x) / SIDE;
     left = Math.min(left, x);
     right = Math.max(right, x);
     top = Math.min(top, y);
@@ -117,33 +125,35 @@ function boundingBox(ink) {
   return right < 0 ? null : {left, top, width: right - left + 1, height: bottom - top + 1};
 }
 
+// As `as_mnist` in Python: the longer side becomes 20 pixels, the center of mass goes to (14, 14)
 function centered(ink, box) {
   const longer = Math.max(box.width, box.height);
   const fit = size => Math.max(1, Math.floor((20 * size) / longer + 0.5));
-  const columns = fit(box.width),
-    rows = fit(box.height);
-  const small = resample(ink, box, columns, rows),
-    picture = new Float64Array(784);
-  let mass = 0,
-    x = 0,
-    y = 0;
+  const columns = fit(box.width);
+  const rows = fit(box.height);
+  const small = resample(ink, box, columns, rows);
+  const picture = new Float64Array(784);
+  let mass = 0;
+  let x = 0;
+  let y = 0;
   small.forEach((v, i) => {
     mass += v;
     x += v * (i % columns);
     y += v * Math.floor(i / columns);
   });
   const start = (mean, size) => Math.min(28 - size, Math.max(0, Math.ceil(13.5 - mean)));
-  const left = start(x / mass, columns),
-    top = start(y / mass, rows);
+  const left = start(x / mass, columns);
+  const top = start(y / mass, rows);
   small.forEach((v, i) => {
     picture[(top + Math.floor(i / columns)) * 28 + left + (i % columns)] = v;
   });
   return picture;
 }
 
+// What the network gets: centered, or one pixel for each 5 by 5 cells wherever the digit stands
 function seen(ink, centering) {
-  const box = boundingBox(ink),
-    whole = {left: 0, top: 0, width: SIDE, height: SIDE};
+  const box = boundingBox(ink);
+  const whole = {left: 0, top: 0, width: SIDE, height: SIDE};
   const picture = !box
     ? new Float64Array(784)
     : centering
@@ -152,6 +162,9 @@ function seen(ink, centering) {
   return picture.map(v => v / 256);
 }
 
+// --- What stands on the page
+//
+// Content goes in as text, never as HTML: names of classes are not ours
 function make(tag, attributes = {}, ...content) {
   const part = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) part.setAttribute(name, value);
@@ -166,10 +179,11 @@ function share(v) {
   return v >= 0.0005 ? v.toFixed(3) : v < 1e-99 ? '0' : v.toExponential(0);
 }
 
+// A grid of numbers as a picture: the larger, the more of its color; those below 0 have their own
 function paint(canvas, values, largest, above, below = above, power = 1) {
   const context = canvas.getContext('2d');
-  const image = context.createImageData(canvas.width, canvas.height),
-    {data} = image;
+  const image = context.createImageData(canvas.width, canvas.height);
+  const {data} = image;
   for (let i = 0; i < values.length; i++) {
     const [r, g, b] = values[i] < 0 ? below : above;
     data[4 * i] = r;
@@ -180,6 +194,7 @@ function paint(canvas, values, largest, above, below = above, power = 1) {
   context.putImageData(image, 0, 0);
 }
 
+// On a dark page small values would be nearly black, so a power raises them
 const COLORS = {
   light: {
     ink: [31, 36, 41],
@@ -195,6 +210,8 @@ const COLORS = {
   },
 };
 
+// The pad stands on pages that it doesn't know. It takes their text's color, and where that is
+// light, the page is dark. Each notation of a color has its own largest value.
 function theme(root) {
   const [, kind, inside] = getComputedStyle(root).color.match(/(\w+)\((.*)\)/);
   const parts = inside.split(/[\s,/]+/).slice(kind === 'color' ? 1 : 0);
@@ -318,10 +335,13 @@ function layout(c, d) {
   );
 }
 
+// --- From the ink to the loss, anew after each change
+//
+// All that is kept between two calls is the ink, the settings and the digit meant
 function compute(pad) {
   const pixels = seen(pad.ink, pad.centering);
-  const activations = forward(pad.layers, pixels),
-    logits = activations.at(-1);
+  const activations = forward(pad.layers, pixels);
+  const logits = activations.at(-1);
   const out = softmax(logits, pad.temperature);
   const best = logits.indexOf(Math.max(...logits));
   const speaks = contributions(pad.layers, activations, best);
@@ -342,8 +362,8 @@ function showPictures({d, c, ink, root}, {pixels, activations, speaks, logits, b
     `logit ${number(logits[best])} = for ${parts[0]} (blue), against ${parts[1]} (orange), ` +
     `biases ${parts[2]}`;
   d.strips.forEach((strip, i) => {
-    const hidden = activations[i + 1],
-      active = hidden.filter(v => v > 0).length;
+    const hidden = activations[i + 1];
+    const active = hidden.filter(v => v > 0).length;
     paint(strip, hidden, Math.max(...hidden.map(Math.abs)) || 1, colors.ink, colors.below);
     d.stripsText[i].textContent = `${active} of ${hidden.length} are above 0`;
   });
@@ -382,6 +402,8 @@ function show(pad) {
   showNumbers(pad, pad.result);
 }
 
+// One `show` for each refresh of the screen, however many events come until then. A screen reader
+// hears the verdict when a stroke has ended or the slider is let go.
 function soon(pad, announce = false) {
   pad.announce ||= announce;
   pad.waiting ??= requestAnimationFrame(() => {
@@ -393,6 +415,10 @@ function soon(pad, announce = false) {
   });
 }
 
+// --- What the reader does
+//
+// Ink and digit meant are kept for Undo, fifty times at most; changes of the same kind in a row
+// count as one, such as moves with a held key
 function change(pad, action, kind = null) {
   if (kind === null || kind !== pad.kind)
     pad.past = [...pad.past.slice(-49), {ink: pad.ink.slice(), meant: pad.meant}];
@@ -406,18 +432,19 @@ function setMeant(pad, meant) {
 
 function place(ink, image) {
   ink.forEach((_, i) => {
-    const x = Math.floor((i % SIDE) / 5),
-      y = Math.floor(i / SIDE / 5);
+    const x = Math.floor((i % SIDE) / 5);
+    const y = Math.floor(i / SIDE / 5);
     ink[i] = image[28 * y + x];
   });
 }
 
+// By whole pixels of MNIST
 function move(ink, dx, dy) {
-  const old = ink.slice(),
-    inside = v => v >= 0 && v < SIDE;
+  const old = ink.slice();
+  const inside = v => v >= 0 && v < SIDE;
   ink.forEach((_, i) => {
-    const x = (i % SIDE) - 5 * dx,
-      y = Math.floor(i / SIDE) - 5 * dy;
+    const x = (i % SIDE) - 5 * dx;
+    const y = Math.floor(i / SIDE) - 5 * dy;
     ink[i] = inside(x) && inside(y) ? old[y * SIDE + x] : 0;
   });
 }
@@ -428,6 +455,7 @@ function take(pad, {label, image}) {
   soon(pad, true);
 }
 
+// Mouse, finger and pen: one at a time, also outside of the canvas
 function followPointer(pad) {
   const canvas = pad.c.pad;
   let last = null;
@@ -483,9 +511,10 @@ function undo(pad) {
   soon(pad, true);
 }
 
+// Keys act on the drawing, but not while a stroke is being drawn
 function press(pad, event) {
-  const {key} = event,
-    control = event.ctrlKey || event.metaKey;
+  const {key} = event;
+  const control = event.ctrlKey || event.metaKey;
   if (pad.pointer !== null) return;
   if (control && !event.shiftKey && key.toLowerCase() === 'z') undo(pad);
   else if (control || event.altKey) return;
@@ -505,10 +534,16 @@ function react(pad) {
       soon(pad, kind !== 'input');
     });
   const choose = ({detail}, example) => {
+    // clicks, so 0 for a key: only who points goes on with the arrow keys
     if (detail) c.pad.focus({preventScroll: true});
     take(pad, example);
   };
   c.pad.addEventListener('keydown', event => press(pad, event));
+  // Pages have keys of their own, such as `s` for a search, and can't see into the shadow root
+  for (const kind of ['keydown', 'keypress', 'keyup'])
+    pad.root.addEventListener(kind, event => {
+      if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
+    });
   on(c.clear, 'click', () => clear(pad));
   on(c.undo, 'click', () => undo(pad));
   c.examples.forEach((button, i) => on(button, 'click', event => choose(event, examples[i])));
@@ -518,15 +553,7 @@ function react(pad) {
   on(c.centering, 'change', () => {
     pad.centering = c.centering.checked;
   });
-  on(c.meant, 'change', () =>
-    change(
-      pad,
-      () => {
-        pad.meant = Number(c.meant.value);
-      },
-      'meant',
-    ),
-  );
+  on(c.meant, 'change', () => change(pad, () => void (pad.meant = Number(c.meant.value)), 'meant'));
   on(c.temperature, 'input', () => {
     pad.temperature = 10 ** c.temperature.value;
     c.temperature.setAttribute('aria-valuetext', number(pad.temperature));
@@ -534,6 +561,8 @@ function react(pad) {
   on(c.temperature, 'change', () => {});
 }
 
+// The shadow root keeps the page's styles and names apart from the pad's. It covers what stood here
+// for readers without scripts.
 function mount(root) {
   const config = JSON.parse(root.querySelector('script').textContent);
   const layers = config.layers.map(layer => unpack(layer, config.bits));
@@ -557,13 +586,14 @@ function mount(root) {
   };
   pad.c = controls(pad);
   pad.d = displays(pad);
-  const sheet = new CSSStyleSheet(),
-    shadow = root.attachShadow({mode: 'open'});
+  const sheet = new CSSStyleSheet();
+  const shadow = root.attachShadow({mode: 'open'});
   sheet.replaceSync(STYLE);
   shadow.adoptedStyleSheets = [sheet];
   shadow.append(layout(pad.c, pad.d));
   followPointer(pad);
   react(pad);
+  // :host has a transition of its color, so that a change of the page's theme is an event
   const recolor = () => {
     const {ink} = COLORS[theme(root)];
     pad.c.examples.forEach((button, i) => paint(button.firstChild, examples[i].image, 255, ink));
@@ -574,6 +604,7 @@ function mount(root) {
   });
   recolor();
   show(pad);
+  // for tests
   root.pad = Object.assign(pad, {
     show: () => show(pad),
     take: image => {
@@ -584,5 +615,7 @@ function mount(root) {
   });
 }
 
+// A notebook runs the script again with each output, and the script can't ask where it stands: it
+// looks for every place that waits for a pad of this version and has none yet
 for (const root of document.querySelectorAll(`.mnist-mb-pad[data-code="${CODE}"]`))
   if (!root.shadowRoot) mount(root);

@@ -5,6 +5,7 @@ const rules = {
   ...js.configs.recommended.rules,
   eqeqeq: ['error', 'always', {null: 'ignore'}],
   'prefer-const': 'error',
+  'one-var': ['error', 'never'],
 };
 
 export default [

@@ -80,10 +80,21 @@ test('the brush inks a disc and never takes ink away', () => {
   const total = ink.reduce((a, v) => a + v) / 255;
   assert.ok(Math.abs(total - Math.PI * 5.5 ** 2) < 2, `${total}`);
   const before = ink.slice();
-  pad.brush(ink, [10, 70], [130, 70]);
+  pad.brush(ink, [10, 60], [130, 60]); // close by, and over a part of it
   assert.ok(ink.every((v, i) => v >= before[i]));
-  assert.equal(ink[70 * pad.SIDE + 100], 255);
-  pad.brush(ink, [-20, -20], [200, 200]); // beyond the edge: no error
+  assert.equal(ink[60 * pad.SIDE + 100], 255);
+});
+
+test('a stroke has round ends, and none comes in at the other edge', () => {
+  const ink = blank();
+  pad.brush(ink, [40, 70], [60, 70]);
+  const total = ink.reduce((a, v) => a + v) / 255;
+  assert.ok(Math.abs(total - 20 * 11 - Math.PI * 5.5 ** 2) < 3, `${total}`);
+  ink.fill(0);
+  pad.brush(ink, [138, 70], [138, 70]);
+  pad.brush(ink, [200, 100], [139, 100]);
+  assert.ok(ink.every((v, i) => v === 0 || i % pad.SIDE > 130));
+  pad.brush(ink, [-20, -20], [200, 200]); // from corner to corner: no error
 });
 
 test('shares: each larger cell takes the mean of what it covers', () => {
@@ -98,6 +109,15 @@ test('shares: each larger cell takes the mean of what it covers', () => {
   );
   for (const row of pad.shares(140, 28))
     assert.ok(Math.abs(row.reduce((a, [, v]) => a + v, 0) - 1) < 1e-12);
+});
+
+test('resampling takes the mean over areas of the box', () => {
+  const ink = blank();
+  for (let y = 0; y < 4; y++)
+    for (let x = 0; x < 6; x++) ink[(50 + y) * pad.SIDE + 30 + x] = 10 * x;
+  const box = {left: 30, top: 50, width: 6, height: 4};
+  close(pad.resample(ink, box, 3, 2), [5, 25, 45, 5, 25, 45]);
+  close(pad.resample(ink, box, 4, 1), [(0 + 5) / 1.5, (5 + 20) / 1.5, (30 + 20) / 1.5, 70 / 1.5]);
 });
 
 test('the bounding box, and none on a blank pad', () => {
@@ -115,10 +135,34 @@ test('centered: twenty pixels tall, center of mass at 14, 14', () => {
     list(picture.slice(28 * y, 28 * y + 28)).reduce((a, v) => a + v),
   );
   assert.equal(rows.filter(v => v > 0).length, 20);
-  const mass = rows.reduce((a, v) => a + v),
-    mean = rows.reduce((a, v, y) => a + v * y, 0) / mass;
+  const mass = rows.reduce((a, v) => a + v);
+  const mean = rows.reduce((a, v, y) => a + v * y, 0) / mass;
   assert.ok(Math.abs(mean - 14) <= 0.5, `${mean}`);
   assert.ok(Math.abs(mass - 20 * 4 * 255) < 1e-6);
+});
+
+test('a line one cell wide becomes one pixel wide', () => {
+  const ink = blank();
+  for (let y = 0; y < 140; y++) ink[y * pad.SIDE + 3] = 255;
+  const picture = pad.centered(ink, pad.boundingBox(ink));
+  assert.deepEqual(
+    [...new Set(list(picture).flatMap((v, i) => (v > 0 ? [i % 28] : [])))],
+    [14], // its center is 0 in a picture of one column, and goes to 13.5 or more
+  );
+});
+
+test('a digit with one heavy end stays inside the picture', () => {
+  for (const [heavy, first] of [
+    [y => y < 10, 8],
+    [y => y >= 90, 0],
+  ]) {
+    const ink = blank();
+    for (let y = 0; y < 100; y++)
+      for (let x = 0; x < 100; x++) if (heavy(y) || x === 50) ink[y * pad.SIDE + x] = 255;
+    const picture = pad.centered(ink, pad.boundingBox(ink));
+    const rows = new Set(list(picture).flatMap((v, i) => (v > 0 ? [Math.floor(i / 28)] : [])));
+    assert.deepEqual([Math.min(...rows), rows.size], [first, 20]);
+  }
 });
 
 test('what the network sees: paper is 0, ink below 1', () => {
@@ -144,6 +188,9 @@ test('light text makes a dark pad, in any notation', () => {
     'rgb(238, 238, 238)': 'dark',
     'oklch(0.93 0.02 250)': 'dark',
     'lab(20 5 5)': 'light',
+    'lab(90 5 5)': 'dark',
+    'lch(30 20 200)': 'light',
+    'color(srgb 0.7 0.7 0.6)': 'dark',
     'color(srgb 0.9 0.9 0.9)': 'dark',
     'color(display-p3 0.1 0.1 0.1)': 'light',
   };
@@ -151,8 +198,8 @@ test('light text makes a dark pad, in any notation', () => {
 });
 
 test('an example fills the pad; an arrow moves it by one pixel of MNIST', () => {
-  const image = new Uint8Array(784),
-    ink = blank();
+  const image = new Uint8Array(784);
+  const ink = blank();
   image[28 * 3 + 5] = 200;
   pad.place(ink, image);
   assert.equal(

@@ -1,0 +1,89 @@
+"""What Quarto leaves to do on the site's pages; it runs this by itself after rendering.
+
+Formulas become MathML here, so that no page needs a script to show them, and none asks a third
+party for anything. An exported function appears once: its source is its entry. Pictures say how
+large they are, so that nothing moves while a page loads.
+"""
+import html
+import json
+import os
+import re
+import struct
+from pathlib import Path
+
+from math_core import LatexToMathML
+
+latex = LatexToMathML()
+TAGS = re.compile(r'<[^>]+>')
+TEX = re.compile(r'\\\(.*?\\\)|\\\[.*?\\\]', re.S)
+FORMULA = re.compile(rf'<span class="math (inline|display)">({TEX.pattern})</span>', re.S)
+plain = {}  # of each formula in TeX, the text
+# Of other hosts, and what stands in for a module loader that nothing on the pages needs
+SCRIPT = re.compile(r'<script[^>]* src="https?://[^>]*></script>'
+                    r'|<script[^>]*>define\(.jquery.*?</script>', re.S)
+# What nbdev makes of an exported cell: link, heading, signature, docstring, cells with the source
+SOURCE = re.compile(r'<details open="" class="code-fold">\s*<summary>Exported source</summary>'
+                    r'(.*?)</details>', re.S)
+ENTRY = re.compile(r'(<h\d [^>]*>([\w.]+)</h\d>)\s*<div class="code-copy.*?</div>\s*'
+                   r'(?:<p>(?:(?!</p>).)*</p>\s*)*'
+                   rf'((?:<div id="[\w-]+" class="cell">\s*{SOURCE.pattern}\s*</div>\s*)+)', re.S)
+LINK = re.compile(r'<hr>\s*<p>(<a [^>]*>source</a>)</p>\s*'
+                  r'((?:</section>\s*)*<section [^>]*>\s*<h\d [^>]*>.*?</h\d>)')
+# Links to what has no entry
+PRIVATE = re.compile(r'<a href="[^"]*\.html#_\w+">(<code>\w+</code>)</a>')
+IMAGE = re.compile(r'<img src="([^":]+\.png)"(?! *(?:width|height))')
+
+
+def mathml(kind, tex):
+    "A formula of a page as MathML; its number, if it has one, at the right."
+    if r'\tag' in tex:
+        tex = rf'\begin{{equation}}{tex}\end{{equation}}'
+    return latex.convert_with_local_state(tex, displaystyle=kind == 'display')
+
+
+def formula(match):
+    shown = mathml(match[1], html.unescape(match[2][2:-2]))
+    plain[match[2]] = html.escape(html.unescape(TAGS.sub('', shown)), quote=False)
+    return f'<span class="math {match[1]}">{shown}</span>'
+
+
+def entry(match):
+    "Without signature and docstring, where the source that follows has them."
+    heading, name, sources, _ = match.groups()
+    defined = re.search(rf'\b(?:def|class) {name}\b', TAGS.sub('', sources))
+    return f'{heading}\n{sources}' if defined else match[0]
+
+
+def finish(path):
+    "Rewrite one page."
+    def sized(match):
+        picture = path.parent/match[1]
+        width, height = struct.unpack('>II', picture.read_bytes()[16:24])
+        return f'{match[0]} width="{width}" height="{height}" loading="lazy"'
+
+    page = path.read_text(encoding='utf-8')
+    page = SCRIPT.sub('', page)
+    page = FORMULA.sub(formula, page)
+    page = SOURCE.sub(r'\1', ENTRY.sub(entry, page))
+    page = LINK.sub(r'\2<p class="source">\1</p>', page)
+    page = PRIVATE.sub(r'\1', page)
+    page = IMAGE.sub(sized, page)
+    path.write_text(page, encoding='utf-8')
+
+
+def finish_search(path):
+    "Formulas in what the search finds read as text."
+    sections = json.loads(path.read_text(encoding='utf-8'))
+    for section in sections:
+        text = section['text'].replace('Exported source', '')
+        section['text'] = TEX.sub(lambda match: plain.get(match[0], match[0]), text)
+    path.write_text(json.dumps(sections, ensure_ascii=False), encoding='utf-8')
+
+
+if __name__ == '__main__':
+    site = Path(os.environ['QUARTO_PROJECT_OUTPUT_DIR'])
+    for page in site.glob('*.html'):
+        finish(page)
+    for index in site.glob('search.json'):
+        finish_search(index)
+    (site/'404.md').unlink(missing_ok=True)
