@@ -595,6 +595,14 @@ def test_what_python_2_wrote():
     assert ArrayUnpickler(io.BytesIO(py2)).load().bytes.tolist() == [5, 0, 254]
 
 
+def test_a_type_is_two_letters():
+    "A type of a million fields takes NumPy long, so the rest of its name is never read."
+    many = pickle.dumps('f4' + ',f4'*1000, 2)[2:-1]
+    content = (b'\x80\x02cnumpy.core.multiarray\n_reconstruct\n(tR(K\x01K\x02\x85cnumpy\ndtype\n('
+               + many + b'tR\x89U\x08' + np.float32([.5, .25]).tobytes() + b'tb.')
+    assert ArrayUnpickler(io.BytesIO(content)).load().bytes.tolist() == [128, 64]
+
+
 class Calls:
     def __init__(self, *call):
         self.call = call
