@@ -147,7 +147,8 @@ await Promise.all(
 // Where links lead: to a page and a place on it, to a file of the repository and a line in it
 const targets = new Set();
 function dead(link, from) {
-  const url = new URL(link, `${job.site}/${from}`);
+  // Quarto's script makes relative links absolute
+  const url = new URL(link.replace(address, ''), `${job.site}/${from}`);
   const hosted = job.hosted.find(h => url.href.startsWith(h));
   if (hosted) {
     const local = path.join(job.root, url.href.slice(hosted.length).replace(/#.*/, ''));
