@@ -51,9 +51,9 @@ def _to_idx(a):
     sizes = np.array(a.shape, '>u4').tobytes()
     return bytes([0, 0, 8, a.ndim]) + sizes + a.tobytes()
 
-# %% ../nbs/11_files.ipynb #ca661033
+# %% ../nbs/11_files.ipynb #de991b3c
 _FILES = ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte',
-         't10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte')
+          't10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte')
 DATASETS = {'mnist': dict(zip(_FILES, (
     # (SHA-256 of the content, SHA-256 of the published .gz, its bytes)
     ('ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db',
@@ -242,13 +242,13 @@ def _read_pickle(path, most=250_000_000):
     except (DataError, ValueError) as e:  # ValueError: wrong shapes
         raise DataError(f'{path}: {e}') from e
 
-# %% ../nbs/11_files.ipynb #7c6312ac
+# %% ../nbs/11_files.ipynb #19223829
 def read_dataset(
     path: str | Path,  # a folder with the four files or the pickle, or that
     name: str = 'mnist',  # which of the `DATASETS`
 ) -> list[np.ndarray]:  # uint8: x and y for training, x and y for testing
     "A data set from one place, verified."
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         if not path.exists():
             raise DataError(f'there is no file or folder {path}')
@@ -279,11 +279,12 @@ def _pooch():
         import pooch
     return pooch
 
-# %% ../nbs/11_files.ipynb #6520880e
+# %% ../nbs/11_files.ipynb #a0888b0f
 def cache_folder() -> Path:  # the folder need not exist
     "Where data that was fetched or drawn is kept; or `MNIST_MB_CACHE`."
-    folder = os.environ.get('MNIST_MB_CACHE') or _pooch().os_cache('mnist_mb')
-    return Path(folder).expanduser()
+    pooch = _pooch()
+    folder = os.environ.get('MNIST_MB_CACHE') or pooch.os_cache('mnist_mb')
+    return Path(os.path.expanduser(folder))
 
 # %% ../nbs/11_files.ipynb #96252c7c
 def _manual_instructions(name):
@@ -364,12 +365,12 @@ def fetch_dataset(
         _fetch_file(file, folder, name, timeout)
     return folder
 
-# %% ../nbs/11_files.ipynb #283b1261
+# %% ../nbs/11_files.ipynb #747a7e0a
 def _places(name):
     "Where a set may be: (the path, whether somebody named it)."
     inside = '' if name == 'mnist' else name
     if named := os.environ.get('MNIST_MB_DATA'):
-        place = Path(named).expanduser()/inside
+        place = Path(os.path.expanduser(named))/inside
         if name == 'mnist' or os.path.exists(place):
             yield place, True
     for place in (Path('data')/inside, cache_folder()/name):
@@ -398,13 +399,13 @@ def find_dataset(
     place = fetch_dataset(name)
     return read_dataset(place, name), str(place)
 
-# %% ../nbs/11_files.ipynb #f19e67ee
+# %% ../nbs/11_files.ipynb #4a9ce2b5
 def write_whole(
     path: str | Path,  # the file; its folder must exist
     write: Callable,  # called with a temporary path of the same file name
 ) -> None:
     "Write a file under a temporary name, then give it its own."
-    path = Path(path).expanduser().resolve()
+    path = Path(os.path.expanduser(path)).resolve()
     if path.exists() and not path.is_file():
         raise FileExistsError(f'{path} is there, and is no regular file')
     folder = path.parent

@@ -1,6 +1,7 @@
 """The pad: its Python, its JavaScript without a page, and the whole in Chromium."""
 import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -251,6 +252,7 @@ def test_the_page_has_the_quantized_weights(bits):
         q = tensor([list(memoryview(base64.b64decode(row)).cast(kind)) for row in layer['weight']])
         assert_close(q*tensor(layer['scale'])[:, None], want.weight.detach(), rtol=0, atol=0)
         assert_close(tensor(layer['bias']), want.bias.detach(), rtol=0, atol=0)
+    assert [layer['relu'] for layer in stored(sketchpad(net))['layers']] == [True, False]
     largest = net[0].weight.abs().amax(1, keepdim=True)
     off = (rounded[0].weight - net[0].weight).abs()/largest
     assert (off <= 0.501/(2**(bits - 1) - 1)).all()
@@ -285,10 +287,15 @@ def test_a_pad_keeps_the_model_as_it_was():
 
 
 def test_save(tmp_path):
-    file, odd = tmp_path/'pad.html', sketchpad(small(), classes=NASTY, bits=8)
+    file, odd = tmp_path/'pad.html', sketchpad(
+        small(), classes=NASTY, bits=8, examples=(torch.eye(784)[:3], [0, 1, 2]))
     odd.save(file, title='<b>&"')
     text = file.read_text(encoding='utf-8')
-    assert '<title>&lt;b&gt;&amp;&quot;</title>' in text and 'alert(1)</script>' not in text
+    assert '<title>&lt;b&gt;&amp;&quot;</title>' in text and '<h1>&lt;b&gt;&amp;&quot;</h1>' in text
+    assert text.count('</script>') == 2 and '<img src=x' not in text  # names are no code
+    assert 'alt="Examples: &lt;img' in text and stored(odd)['names'] == NASTY
+    policy = text.partition('Content-Security-Policy" content="')[2].partition('"')[0].split('; ')
+    assert {"default-src 'none'", "base-uri 'none'", "form-action 'none'"} < set(policy)
     with pytest.raises(ValueError, match='exists: choose another name'):
         odd.save(file)
     sketchpad(small()).save(str(file), overwrite=True)
@@ -305,13 +312,28 @@ def test_save(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['pad.html']
 
 
-def test_size(model):
-    assert len(sketchpad(model)._repr_html_()) < 175_000
-    assert len(sketchpad(model, bits=8)._repr_html_()) < 120_000
+def test_size():
+    net = Model(784, 50, 10)
+    assert len(sketchpad(net)._repr_html_()) < 175_000
+    assert len(sketchpad(net, bits=8)._repr_html_()) < 125_000
+
+
+def test_what_stands_there_without_scripts():
+    image = torch.zeros(2, 28, 28)
+    image[0, :, 3], image[1, 5] = 255/256, 0.5
+    pad = sketchpad(small(), classes=list('abc'), examples=(image, [0, 2]))
+    data = re.search('base64,([^"]+)"', pad.body)[1]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert('L'))
+    ink = 1 - picture/255.  # dark on white
+    assert_close(tensor(ink).float(), torch.cat([*image], 1), rtol=0, atol=0.01)
+    assert 'alt="Examples: a c"' in pad.body and 'needs JavaScript' in pad.body
 
 
 def test_the_package_has_the_files_the_page_is_made_of():
     script = sketchpad(small()).script
+    assert 'data-lm-suppress-shortcuts="true"' in sketchpad(small()).body  # for JupyterLab
+    name, = re.findall('data-code="(.{8})"', sketchpad(small()).body)  # of this version
+    assert name in script.replace('data-code', '')
     assert '.verdict {' in script and 'function centered(' in script
     assert 'PAD_CSS' not in script and 'PAD_CODE' not in script
 
