@@ -316,7 +316,7 @@ def _fetch_file(file, folder, name, timeout):
     pooch = _pooch()
     _, zipped_sum, size = DATASETS[name][file]
     get = pooch.HTTPDownloader(
-        progressbar=sys.stderr.isatty() or 'ipykernel' in sys.modules,
+        progressbar=sys.stderr.isatty(),
         timeout=timeout, headers={'Accept-Encoding': 'identity'})
 
     def download(url, path, _):
