@@ -416,24 +416,6 @@ def test_slips_of_for_rather_than(answer, says):
 HANG = 1800  # seconds: what only hangs takes so long
 
 
-@pytest.fixture(scope='module')
-def js(tmp_path_factory):
-    "A copy of what the JavaScript checks need, with their packages from npm."
-    for tool in ('node', 'npm'):
-        if shutil.which(tool) is None:
-            pytest.skip(f'needs {tool}')
-    tmp = tmp_path_factory.mktemp('js')
-    shutil.copytree(ROOT/'tests/js', tmp/'tests/js', ignore=shutil.ignore_patterns('node_modules'))
-    shutil.copytree(ROOT/'mnist_mb/static', tmp/'mnist_mb/static')
-    quiet = ['--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']
-    run = subprocess.run(['npm', 'ci', *quiet, f'--cache={tmp}/cache'], cwd=tmp/'tests/js',
-                         capture_output=True, text=True, timeout=HANG)
-    if run.returncode and re.search('ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT', run.stderr):
-        pytest.skip(f"needs npm's registry, which can't be reached: {run.stderr[-200:]}")
-    assert run.returncode == 0, run.stderr[-1000:]
-    return tmp/'tests/js'
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('script', ['lint', 'unit'])
 def test_javascript(js, script):
