@@ -54,7 +54,8 @@ try:
     with process_group(timeout=given.get('timeout', 60)):
         how = dict(epochs=2, bs=given['bs'], lr=0.1, progress=False, epoch_func=epoch_func)
         history = fit(model, (x, y), **how)
-        print(rank, *history.train_loss, flush=True)
+        # One write a line: two processes share a pipe, and unbuffered, `print` writes each word.
+        sys.stdout.write(' '.join(map(str, [rank, *history.train_loss])) + '\\n')
     torch.save(model.state_dict(), f"{given['folder']}/{rank}.pt")
 except RuntimeError as e:
     sys.exit(f'rank {rank}: {why_stopped(e)}')
