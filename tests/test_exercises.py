@@ -4,7 +4,7 @@ import ast
 import re
 
 import pytest
-from running import NOTEBOOKS, SOLUTION, read, runs, shown, solve
+from running import NOTEBOOKS, SOLUTION, read, shown, solve
 
 GIVEN = [path for path in NOTEBOOKS
          if any(SOLUTION.search(cell.source) for cell in read(path).cells)]
@@ -16,8 +16,8 @@ def said(cell):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('path', GIVEN, ids=lambda path: path.stem)
-def test_stubs_and_solutions(path):
-    _, pairs = runs()[path].result()  # without an error anywhere
+def test_stubs_and_solutions(notebooks, path):
+    _, pairs = notebooks[path].result()  # without an error anywhere
     for i, (before, after) in enumerate(pairs, 1):
         assert said(before).startswith('not solved yet'), f'exercise {i}: {said(before)}'
         assert re.match(r'right\b', said(after)), f'exercise {i}: {said(after)}'
