@@ -95,7 +95,7 @@ def minibatches(
         return zip(x.split(bs), y.split(bs))
     order = torch.randperm(len(x), generator=generator, device='cpu')
     rows = order.to(x.device).split(bs)
-    return zip(map(x.__getitem__, rows), map(y.__getitem__, rows))
+    return ((x.index_select(0, i), y.index_select(0, i)) for i in rows)
 
 # %% ../nbs/03_training.ipynb #f63e0b2d
 @torch.no_grad()
