@@ -30,18 +30,21 @@ from .nll import cross_entropy
 from .training import Model, PlainSGD, evaluate, fit, minibatches
 
 # %% ../nbs/07_speed.ipynb #317288d1
+_CLOCK = time.perf_counter if os.name == 'nt' else time.process_time
+
 def best_times(
     ways: dict,  # name: function without arguments
     rounds: int = 5,  # how often each is called, in turns
+    clock: Callable = _CLOCK,  # its seconds count
 ) -> dict:  # name: seconds of its quickest call
     "The time that each function takes when it is least disturbed."
     check_positive(rounds=rounds)
     best = dict.fromkeys(ways, float('inf'))
     for _ in range(rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = clock()
             way()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], clock() - start)
     return best
 
 # %% ../nbs/07_speed.ipynb #04bff4be
@@ -117,7 +120,7 @@ def _plain_rate(model, optimizer, loss_func):
     "The learning rate; a `ValueError` for what the loop can't train."
     parts = [part for part in model.modules() if not [*part.children()]]
     params, layers = [*model.parameters()], nn.Sequential(*parts)
-    group, *more = getattr(optimizer, 'param_groups', [vars(optimizer)])
+    group = getattr(optimizer, 'param_groups', [vars(optimizer)])[0]
     options = 'momentum', 'weight_decay', 'nesterov', 'maximize'
     hooks = [v for part in model.modules()
              for k, v in vars(part).items() if k.endswith('hooks')]
@@ -134,13 +137,13 @@ def _plain_rate(model, optimizer, loss_func):
         if not all(p.requires_grad for p in params) else
         'hooks' if any(hooks) else
         f'the optimizer {type(optimizer).__name__}, as it is set'
-        if type(optimizer).__name__ not in ('PlainSGD', 'SGD') or more
+        if type(optimizer).__name__ not in ('PlainSGD', 'SGD')
         or any(map(group.get, options))
         or {*map(id, group['params'])} != {*map(id, params)} else '')
     if what:
-        raise ValueError(f'{what}: the loop without autograd trains Linear, '
-                         'ReLU, Linear by plain SGD on the cross entropy; '
-                         'use train_epoch')
+        raise ValueError(f'{what}: the loop without autograd trains '
+                         'Linear, ReLU, Linear by plain SGD on the cross '
+                         'entropy; use train_epoch')
     return float(group['lr'])
 
 # %% ../nbs/07_speed.ipynb #58819584
@@ -219,14 +222,14 @@ def _jax_epoch():
 
 def _jax(net, x, y, bs, lr):
     from jax import dlpack
-    params = [dlpack.from_dlpack(p.detach().t().contiguous())
-              if p.ndim > 1 else dlpack.from_dlpack(p.detach().clone())
-              for p in net.parameters()]
+    params = [dlpack.from_dlpack(p.detach().t().clone(
+        memory_format=torch.contiguous_format)) for p in net.parameters()]
     full = max(len(x)//bs, 1)
     for xs, ys in zip(x.split(full*bs), y.int().split(full*bs)):
         shape = (full, bs) if len(ys) == full*bs else (1, len(ys))
-        params = _jax_epoch()(params, dlpack.from_dlpack(xs.view(*shape, -1)),
-                              dlpack.from_dlpack(ys.view(shape)), lr)
+        xs = dlpack.from_dlpack(xs.view(*shape, -1))
+        ys = dlpack.from_dlpack(ys.view(shape))
+        params = _jax_epoch()(params, xs, ys, lr)
     _give_back(net, params)
 
 # %% ../nbs/07_speed.ipynb #abf9290b
@@ -311,8 +314,9 @@ def benchmark(
         _WAYS[name](nets[name], *train, bs, lr)
     ways |= {name: partial(once, name) for name, way in _WAYS.items()
              if way not in _NEEDS or find_spec(_NEEDS[way])}
+    clock = _CLOCK if threads == 1 else time.perf_counter
     with _on_threads(threads):
-        seconds = best_times(ways, rounds)
+        seconds = best_times(ways, rounds, clock)
     table = pd.DataFrame({'seconds': seconds}).rename_axis('way')
     table.attrs = {'processor': _processor(), 'threads': threads,
                    'torch': torch.__version__}
