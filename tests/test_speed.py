@@ -14,7 +14,7 @@ from torch import nn
 from mnist_mb import speed
 from mnist_mb.nll import cross_entropy
 from mnist_mb.speed import (
-    benchmark, best_times, make_room, manual_epoch, manual_steps, matmul_floor, plot_benchmark)
+    benchmark, best_times, manual_epoch, manual_steps, matmul_floor, plot_benchmark)
 from mnist_mb.training import Model, PlainSGD, evaluate, fit, minibatches, train_epoch
 
 
@@ -245,11 +245,9 @@ def test_on_a_device(device):
 
 def test_no_step_waits_for_a_device():
     "meta tensors have no numbers: whatever asks for one fails."
-    net = new_model().to('meta')
-    w1, b1, w2, b2 = (p.detach() for p in net.parameters())
-    outer = torch.cat([w2, b2[:, None]], 1)
-    room = make_room(w1, outer, 5)
-    manual_steps([x5.to("meta")], [y5.to("meta")], w1, b1, outer, room, 0.1)
+    w1, b1, w2, b2 = (p.detach() for p in new_model().to('meta').parameters())
+    room = speed._room(w1, b1, torch.cat([w2, b2[:, None]], 1), 5)
+    manual_steps([x5.to('meta')], [y5.to('meta')], room, -0.1)
     with pytest.raises(RuntimeError):
         room[0].sum().item()
 
