@@ -298,8 +298,9 @@ def _write_all(model, table, save, plot, history, overwrite):
         torch.save(model.cpu().state_dict(), content)
         write = partial(Path.write_bytes, data=content.getvalue())
         at = _write(name, 'weights', save, write, overwrite)
-        _say(f'to read a picture: mnist_mb_predict {shlex.quote(str(at))} '
-             'PICTURE; to draw: mnist_mb_pad, likewise, and a new .html')
+        at = shlex.quote(str(at))
+        _say(f'next: mnist_mb_predict {at} PICTURE, or '
+             f'mnist_mb_pad {at} PAGE.html')
     if plot:
         figure = plot_history(table)[0].figure
         write = partial(figure.savefig, dpi=150)
@@ -328,7 +329,7 @@ def _write(name, what, path, write, overwrite):
     _say(f'{what}: {path}')
     return path
 
-# %% ../nbs/14_cli.ipynb #351e17b5
+# %% ../nbs/14_cli.ipynb #3454271f
 @_command
 def predict(
     weights: str,  # a file that mnist_mb_train --save wrote
@@ -358,8 +359,9 @@ def predict(
         _say(f'{path}: {_reading(probs, top)}; '
              f'{"dark ink on light" if dark else "light ink on dark"} paper')
     if seen and read:
-        figure = show_images(*map(torch.stack, zip(*read.values())))[0].figure
-        write = partial(figure.savefig, dpi=150)
+        x, digits = map(torch.stack, zip(*read.values()))
+        figure = show_images(x, digits, cols=min(10, len(x)))[0].figure
+        write = partial(figure.savefig, dpi=400)
         _write(name, 'seen', seen, write, overwrite)
     if len(read) < len(set(picture)):
         raise SystemExit(1)
