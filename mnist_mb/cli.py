@@ -170,11 +170,14 @@ def _check_numbers(lr, seed, **whole):
     if not 0 <= seed < 2**64:
         raise ValueError(f'seed is {seed}; it must be 0 to 2**64 - 1')
 
-# %% ../nbs/14_cli.ipynb #169ec2c2
+# %% ../nbs/14_cli.ipynb #066d6d66
 def _load(path):
     "The network whose weights are in the file."
+    file = _path(path)
+    if file.exists() and not file.is_file():
+        raise ValueError(f"can't read {path}: it is no regular file")
     try:
-        state = torch.load(_path(path), 'cpu', weights_only=True)
+        state = torch.load(file, 'cpu', weights_only=True)
         sizes = len(state['layers.0.bias']), len(state['layers.2.bias'])
         model = Model(784, *sizes)
         model.load_state_dict(state)
@@ -293,17 +296,17 @@ def train(
 # %% ../nbs/14_cli.ipynb #d19ae2e1
 def _write_all(model, table, save, plot, history, overwrite):
     "Write what was asked for: weights, curves and numbers."
-    name, content = 'mnist_mb_train', io.BytesIO()
+    name = 'mnist_mb_train'
     if save:
-        torch.save(model.cpu().state_dict(), content)
-        write = partial(Path.write_bytes, data=content.getvalue())
+        torch.save(model.cpu().state_dict(), weights := io.BytesIO())
+        write = partial(Path.write_bytes, data=weights.getvalue())
         at = _write(name, 'weights', save, write, overwrite)
         at = shlex.quote(str(at))
         _say(f'next: mnist_mb_predict {at} PICTURE, or '
              f'mnist_mb_pad {at} PAGE.html')
     if plot:
         figure = plot_history(table)[0].figure
-        write = partial(figure.savefig, dpi=150)
+        write = _drawn(figure, plot)
         _write(name, 'learning curves', plot, write, overwrite)
     if history:
         table = table.rename_axis('epoch').reset_index()
@@ -312,7 +315,7 @@ def _write_all(model, table, save, plot, history, overwrite):
             write = partial(table.to_json, orient='records', indent=1)
         _write(name, 'history', history, write, overwrite)
 
-# %% ../nbs/14_cli.ipynb #19e9f0f9
+# %% ../nbs/14_cli.ipynb #2bdcbdca
 def _write(name, what, path, write, overwrite):
     "Write a file, or end the command; the path that was written."
     try:
@@ -329,7 +332,13 @@ def _write(name, what, path, write, overwrite):
     _say(f'{what}: {path}')
     return path
 
-# %% ../nbs/14_cli.ipynb #3454271f
+def _drawn(figure, path, dpi=150):
+    "What writes the figure: drawn in memory, so that only writing can fail."
+    kind = path.suffix[1:].lower()
+    figure.savefig(content := io.BytesIO(), format=kind, dpi=dpi)
+    return partial(Path.write_bytes, data=content.getvalue())
+
+# %% ../nbs/14_cli.ipynb #168cd82f
 @_command
 def predict(
     weights: str,  # a file that mnist_mb_train --save wrote
@@ -361,8 +370,7 @@ def predict(
     if seen and read:
         x, digits = map(torch.stack, zip(*read.values()))
         figure = show_images(x, digits, cols=min(10, len(x)))[0].figure
-        write = partial(figure.savefig, dpi=400)
-        _write(name, 'seen', seen, write, overwrite)
+        _write(name, 'seen', seen, _drawn(figure, seen, 400), overwrite)
     if len(read) < len(set(picture)):
         raise SystemExit(1)
 

@@ -190,7 +190,8 @@ def damaged(path, name, value):
     (lambda p: damaged(p, 'layers.1.bias', torch.zeros(3)), 'has no weights'),
     (lambda p: damaged(p, 'layers.0.weight', torch.zeros(20, 28)), 'has no weights'),
     (lambda p: damaged(p, 'layers.2.bias', torch.full((10,), torch.nan)), 'inf or nan'),
-    (lambda p: p.unlink() or p.mkdir(), "can't read")])
+    (lambda p: p.unlink() or p.mkdir(), "can't read"),
+    (lambda p: p.unlink() or os.mkfifo(p), 'no regular file')])
 def test_what_has_no_weights_is_refused(capsys, saved, tmp_path, func, spoil, words):
     spoil(saved)
     more = {'pad': dict(page=str(tmp_path/'a.html')), 'train': dict(data='drawn'),
@@ -260,11 +261,13 @@ def test_a_file_that_comes_meanwhile_is_left_alone(few, capsys, tmp_path, monkey
 
 def test_a_full_disk_ends_in_one_line(few, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, 'write_bytes', raising(OSError(28, 'No space left on device')))
-    with pytest.raises(SystemExit) as e:
-        cli.train(epochs=1, save=str(tmp_path/'w.pt'))
-    out, err = capsys.readouterr()
-    assert e.value.code == 1 and 'test accuracy' in out and not list(tmp_path.iterdir())
-    assert err == f"mnist_mb_train: can't write {tmp_path/'w.pt'}: No space left on device\n"
+    for option, end in (('save', 'pt'), ('plot', 'pdf')):
+        path = tmp_path/f'w.{end}'
+        with pytest.raises(SystemExit) as e:
+            cli.train(epochs=1, **{option: str(path)})
+        out, err = capsys.readouterr()
+        assert e.value.code == 1 and 'test accuracy' in out and not list(tmp_path.iterdir())
+        assert err == f"mnist_mb_train: can't write {path}: No space left on device\n"
 
 
 def test_a_path_may_begin_at_home(few, tmp_path, monkeypatch):
