@@ -35,7 +35,7 @@ PRIVATE = re.compile(r'<a href="[^"]*\.html#_\w+">(<code>\w+</code>)</a>')
 IMAGE = re.compile(r'(?<!zoom">)<img src="([^":]+\.png)"([^>]*)>')
 # A function named as a class that stands before it, but for the capital: both have one anchor
 TWICE = re.compile(r'data-anchor-id="(\w+)">(?=[A-Z])(\w+)<.*?data-anchor-id="\1-1">\1<', re.S)
-NAMED = re.compile(r'<td[^>]*><a href="\./([^"]+)"><code>(\w+)</code></a></td>\s*'
+NAMED = re.compile(r'<td[^>]*><a href="\./(\w+\.html#\w+)"><code>(\w+)</code></a></td>\s*'
                    r'<td[^>]*>(.*?)</td>', re.S)
 
 
@@ -62,7 +62,7 @@ def entry(match):
 def anchors(page):
     "The class's own anchor, with the capital; what nbdev links is the function."
     for name, capital in TWICE.findall(page):
-        page = re.sub(rf'(?<!html)(["#]){name}"', rf'\1{capital}"', page)
+        page = re.sub(rf'(?<!html)(["#-]){name}"', rf'\1{capital}"', page)
         page = page.replace(f'{name}-1"', f'{name}"')
     return page
 
