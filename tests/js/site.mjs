@@ -227,9 +227,11 @@ for (const [name, href] of links) {
     [...document.querySelectorAll('.aa-Panel a[href]')]
       .slice(0, 3)
       .some(a => a.href.replace(/\?[^#]*/, '') === target);
-  await search
-    .waitForFunction(seen, href, {timeout: 5000})
-    .catch(() => search.say(`the search does not find ${name}`));
+  const shown = await search.waitForFunction(seen, href, {timeout: 5000}).catch(() => false);
+  if (!shown) {
+    search.say(`the search does not find ${name}`);
+    break;
+  }
 }
 if (links.length < 50) search.say(`only ${links.length} names`);
 
