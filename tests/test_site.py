@@ -84,6 +84,7 @@ def test_nothing_in_a_notebook_that_a_reader_should_not_see(path):
         src = ''.join(cell['source'])
         assert not MACHINE.search(src), src[:200]
         assert ':::' not in src, f'Quarto markup, which Jupyter shows as text: {src[:100]}'
+        assert not re.search(r'^#\| *exports.*^#\| *code-fold', src, re.M | re.S), 'folded twice'
         for out in cell.get('outputs', []):
             data = out.get('data', {})
             assert out['output_type'] != 'error' and out.get('name') != 'stderr', src[:200]
