@@ -52,6 +52,15 @@ def formula(match):
     return f'<span class="math {match[1]}">{shown}</span>'
 
 
+def source(match):
+    "The code as it is; that of helpers, which no entry names, folded."
+    names = re.findall(r'^(?:def|class) (\w+)', TAGS.sub('', match[1]), re.M)
+    if not names or not all(name.startswith('_') for name in names):
+        return match[1]
+    summary = f'Helper{"s" * (len(names) > 1)}: {", ".join(names)}'
+    return f'<details class="code-fold"><summary>{summary}</summary>{match[1]}</details>'
+
+
 def entry(match):
     "Without signature and docstring, where the source that follows has them."
     heading, name, sources, _ = match.groups()
@@ -82,7 +91,7 @@ def finish(path):
     page = path.read_text(encoding='utf-8')
     page = SCRIPT.sub('', page)
     page = FORMULA.sub(formula, page)
-    page = SOURCE.sub(r'\1', ENTRY.sub(entry, page))
+    page = SOURCE.sub(source, ENTRY.sub(entry, page))
     page = LINK.sub(r'\2<p class="source">\1</p>', page)
     page = PRIVATE.sub(r'\1', page)
     page = IMAGE.sub(image, anchors(page))
