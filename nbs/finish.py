@@ -2,8 +2,9 @@
 
 Formulas become MathML here, so that no page needs a script to show them, and none asks a third
 party for anything. An exported function appears once: its source is its entry. Pictures say how
-large they are, so that nothing moves while a page loads, and a tap enlarges them. The search knows
-each name that the API page lists.
+large they are, so that nothing moves while a page loads, and a tap enlarges them. Phones get a table
+of contents, too. Links to this site are relative, so that a copy of it leads to itself. The search
+knows each name that the API page lists.
 """
 import html
 import json
@@ -37,6 +38,10 @@ IMAGE = re.compile(r'(?<!zoom">)<img src="([^":]+\.png)"([^>]*)>')
 TWICE = re.compile(r'data-anchor-id="(\w+)">(?=[A-Z])(\w+)<.*?data-anchor-id="\1-1">\1<', re.S)
 NAMED = re.compile(r'<td[^>]*><a href="\./(\w+\.html#\w+)"><code>(\w+)</code></a></td>\s*'
                    r'<td[^>]*>(.*?)</td>', re.S)
+TOC = re.compile(r'<nav id="TOC".*?(<ul>.*?</ul>)\s*(?:<div|</nav>)', re.S)
+HOME = re.compile(r'<link rel="canonical" href="(.*/)[^/]*">')
+# What a Markdown page has no use for
+HEAVY = re.compile(r'<script.*?</script>|<img [^>]*src="data:[^>]*>', re.S)
 
 
 def mathml(kind, tex):
@@ -76,6 +81,15 @@ def anchors(page):
     return page
 
 
+def contents(page):
+    "The table of contents again, for phones, where Quarto shows none."
+    if not (toc := TOC.search(page)):
+        return page
+    links = re.sub(r' (?:id|class|data-scroll-target)="[^"]*"', '', toc[1])
+    listed = f'<details class="contents"><summary>On this page</summary>{links}</details>'
+    return re.sub(r'</header>(?=\s*<!-- WARNING)', lambda match: match[0] + listed, page)
+
+
 def finish(path):
     "Rewrite one page."
     def image(match):
@@ -95,6 +109,9 @@ def finish(path):
     page = LINK.sub(r'\2<p class="source">\1</p>', page)
     page = PRIVATE.sub(r'\1', page)
     page = IMAGE.sub(image, anchors(page))
+    if path.name != '404.html':  # which is shown at any address
+        page = page.replace(f'<a href="{HOME.search(page)[1]}', '<a href="')
+        page = contents(page)
     path.write_text(page, encoding='utf-8')
 
 
@@ -118,3 +135,5 @@ if __name__ == '__main__':
     if (site/'api.html').exists():  # not where a single page is rendered
         finish_search(site/'search.json', (site/'api.html').read_text(encoding='utf-8'))
     (site/'404.md').unlink(missing_ok=True)
+    for document in site.glob('*.md'):
+        document.write_text(HEAVY.sub('', document.read_text(encoding='utf-8')), encoding='utf-8')
