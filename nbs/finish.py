@@ -2,9 +2,9 @@
 
 Formulas become MathML here, so that no page needs a script to show them, and none asks a third
 party for anything. An exported function appears once: its source is its entry. Pictures say how
-large they are, so that nothing moves while a page loads, and a tap enlarges them. Phones get a table
-of contents, too. Links to this site are relative, so that a copy of it leads to itself. The search
-knows each name that the API page lists.
+large they are, so that nothing moves while a page loads, and a tap enlarges them. Phones get a
+table of contents, too. Links to this site are relative, so that a copy of it leads to itself. The
+search knows each name that the API page lists.
 """
 import html
 import json
@@ -109,8 +109,9 @@ def finish(path):
     page = LINK.sub(r'\2<p class="source">\1</p>', page)
     page = PRIVATE.sub(r'\1', page)
     page = IMAGE.sub(image, anchors(page))
-    if path.name != '404.html':  # which is shown at any address
-        page = page.replace(f'<a href="{HOME.search(page)[1]}', '<a href="')
+    home = HOME.search(page)
+    if home and path.name != '404.html':  # which is shown at any address
+        page = page.replace(f'<a href="{home[1]}', '<a href="')
         page = contents(page)
     path.write_text(page, encoding='utf-8')
 
