@@ -221,7 +221,7 @@ class _Array:
         values = np.frombuffer(data, '<' + self.kind[:2])
         a = np.empty(len(values), np.uint8)
         scale = 256 if self.kind[0] == 'f' else 1
-        with np.errstate(invalid='ignore'):  # a checksum refuses nan later
+        with np.errstate(all='ignore'):  # a checksum refuses nan later
             np.multiply(values, scale, out=a, casting='unsafe')
         return a.reshape(self.shape, order='F' if self.by_column else 'C')
 
