@@ -278,11 +278,11 @@ def _from_npz(content):
         return [arrays[name].astype(np.uint8) for name in
                 ('x_train', 'y_train', 'x_test', 'y_test')]
 
-# %% ../nbs/11_files.ipynb #8a06f88c
+# %% ../nbs/11_files.ipynb #700c15f2
 def _parse_whole(content):
     "MNIST's four arrays from the content of one file, verified."
-    read = {b'\x80': _from_pickle, b'P': _from_npz}.get(content[:1])
-    if not read or len(content) > _MOST:
+    read = _from_npz if content[:2] == b'PK' else _from_pickle
+    if not content.startswith((b'PK', b'\x80')) or len(content) > _MOST:
         raise DataError(f'{_describe(content)}; {_LAYOUTS}')
     try:
         raw = [_to_idx(a.reshape(len(a), 28, 28) if a.ndim > 1 else a)
@@ -319,7 +319,7 @@ def read_dataset(
     name: str = 'mnist',  # which of the `DATASETS`
 ) -> list[np.ndarray]:  # uint8: x and y for training, x and y for testing
     "A data set from one place, verified."
-    path, wrong = _path(path), []
+    wrong, path = [], _path(path)
     try:
         if not path.exists():
             raise DataError(_not_there(path))
@@ -487,7 +487,7 @@ def find_dataset(
     if name not in DATASETS:
         names = ', '.join(DATASETS)
         raise ValueError(f'name is {name!r}; it can be one of {names}')
-    for place, named in [(path, True)] if path else _places(name):
+    for place, named in [(_path(path), True)] if path else _places(name):
         try:
             return read_dataset(place, name), str(place)
         except DataError as e:
