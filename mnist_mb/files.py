@@ -272,6 +272,8 @@ def _from_pickle(content):
 
 def _from_npz(content):
     "Training and test arrays from Keras' file."
+    if content.count(b'PK\1\2') > 9:  # one for each file in it
+        raise ValueError('more than nine files')
     with np.load(io.BytesIO(content)) as arrays:
         if sum(i.file_size for i in arrays.zip.infolist()) > _MOST:
             raise DataError('the arrays are too large for MNIST')

@@ -174,6 +174,11 @@ class Faulty(http.server.BaseHTTPRequestHandler):
     def unpacked(self, body):
         self.send(body, Content_Encoding='gzip')  # so the client may unzip it
 
+    def packs(self, body):
+        "Zips what it sends, as web servers do, unless it is asked not to."
+        as_it_is = self.headers['Accept-Encoding'] == 'identity'
+        self.send(body, **{} if as_it_is else {'Content_Encoding': 'gzip'})
+
     def endless(self, body):
         self.head()
         while not self.over.is_set():
@@ -288,7 +293,7 @@ def test_mirror_with_a_fault(kind, mirrors, monkeypatch):
     assert list((cache_folder()/'mnist').iterdir()) == []
 
 
-@pytest.mark.parametrize('kind', ['good', 'chunked'])
+@pytest.mark.parametrize('kind', ['good', 'chunked', 'packs'])
 def test_mirror_without_a_fault(kind, mirrors):
     mirrors(kind)
     assert all_right()
@@ -551,6 +556,8 @@ def test_mnist_of_keras(tmp_path, monkeypatch):
     monkeypatch.setattr(files, '_MOST', path.write_bytes(b'PK') + 10**8)
     np.savez_compressed(path, x_train=np.zeros(10**8 + 10, np.uint8))
     says('too large for MNIST', path)
+    np.savez(path, *range(10))
+    says('(ValueError: more than nine files); MNIST is read', path)
 
 
 @pytest.mark.parametrize('changed, words', [
