@@ -614,6 +614,8 @@ def test_whichever_layout_is_right(bad, right_pickle, tmp_path):
     with gzip.open(right_pickle) as f:
         (tmp_path/'mnist.pkl').write_bytes(f.read())
     assert all_right(tmp_path)
+    (tmp_path/'mnist.pkl').write_bytes(PAGE)
+    assert all_right(folder(tmp_path)) if bad != LABELS else says('HTML page', tmp_path)
 
 
 @pytest.mark.parametrize('word, meant', [
