@@ -367,7 +367,7 @@ def test_right_answers(check, answer, checks):
     ('bookkeeping', lambda n, bs: (n//bs, n % bs or bs), 'the short one counts'),
     ('bookkeeping', lambda n, bs: (ceil(n/bs), n % bs), 'never empty'),
     ('bookkeeping', lambda n, bs: (ceil(n/bs), bs), 'has what is left'),
-    ('bookkeeping', lambda n, bs: (n//bs + 1, n % bs), 'leave no short one'),
+    ('bookkeeping', lambda n, bs: (n//bs + 1, n % bs), 'no short one follows'),
     ('bookkeeping', lambda n, bs: n/bs, 'returns one number, two are asked'),
     ('bookkeeping', lambda n, bs: (float('nan'), 1), 'not right'),
     ('bookkeeping', lambda n, bs: bookkeeping(n, bs)[::-1], 'first the number'),
