@@ -15,7 +15,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import tempfile
 import threading
 import time
 import tracemalloc
@@ -404,22 +403,6 @@ def test_no_folder_for_the_cache(mirrors, tmp_path):
     assert cached('x', [(1,)], lambda: [np.ones(1, np.uint8)])[0] == 1
 
 
-@pytest.fixture
-def user():
-    "A folder of an ordinary user, who is not allowed everything as root is."
-    with tempfile.TemporaryDirectory() as tmp:
-        os.chmod(tmp, 0o777)
-        root = hasattr(os, 'geteuid') and os.geteuid() == 0
-        if root:
-            os.seteuid(65534)
-        try:
-            yield Path(tmp)
-        finally:
-            if root:
-                os.seteuid(0)
-
-
-@pytest.mark.skipif(os.name == 'nt', reason='Windows has other permissions')
 @pytest.mark.parametrize('closed', ['folder', 'file', 'data', 'cache'])
 def test_no_permission(closed, user, mirrors, monkeypatch):
     monkeypatch.setenv('MNIST_MB_CACHE', str(user/'cache'))
