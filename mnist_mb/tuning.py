@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checks import check_fit, check_positive
+from .checks import check_fit, check_positive, check_table
 from .training import minibatches, train_epoch
 
 # %% ../nbs/05_tuning.ipynb #d310116d
@@ -36,7 +36,7 @@ def lr_find(
     rates = [low*(high/low)**(k/(steps - 1)) for k in range(steps)]
     loss, losses = None, []
     with torch.random.fork_rng(devices=list(gpus)):
-        check_fit(model, train, None, 1, bs, low, loss_func, opt_func)
+        check_fit(model, train, None, 1, bs, high, loss_func, opt_func)
         model = deepcopy(model)
         optimizer = opt_func(model.parameters(), lr=low)
         for lr, batch in zip(rates, _endless(train, bs, seed)):
@@ -86,8 +86,9 @@ def plot_lr_find(
 ):  # -> the Axes
     "Draw the running mean of the loss against the learning rate."
     import matplotlib.pyplot as plt
-    ax = ax or plt.subplots(figsize=(7, 3), layout='constrained')[1]
+    check_table(table, 'lr_find', 'loss')
     smooth = _running(table)
+    ax = ax or plt.subplots(figsize=(7, 3), layout='constrained')[1]
     ax.semilogx(smooth, style, label=label)
     ax.set(xlabel='learning rate', ylabel='running mean of the loss (nats)',
            ylim=(0, 1.8*smooth.iloc[0]))

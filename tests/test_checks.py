@@ -40,6 +40,12 @@ def test_numbers_that_pass():
     check_positive(whole=False, lr=0.5, low=1, high=np.float32(2))
 
 
+def test_numbers_that_no_machine_holds():
+    for whole in (True, False):
+        with pytest.raises(ValueError, match='bs is larger than 9223372036854775807'):
+            check_positive(whole, bs=10**400)
+
+
 # -- predictions and targets: shapes and types are looked at even without the values
 
 SHAPES = [  # predictions, target, error, words
@@ -106,6 +112,12 @@ def test_one_bad_of_two(labels, seen):
 def test_targets_that_pass(kind):
     check_target(TARGET.to(kind), 50, 10)
     check_target(NONE, 50, 10, ignore_index=-100)
+
+
+@pytest.mark.parametrize('index', (nan, 1.5, '3', [1]))
+def test_ignore_index_is_a_whole_number(index):
+    with pytest.raises(TypeError, match=re.escape(f'ignore_index is {index!r}')):
+        cross_entropy(LOGITS, TARGET, ignore_index=index)
 
 
 # -- rows that add up to 1
@@ -217,9 +229,9 @@ BAD_FIT = [
     (dict(train=(PAIR[0].numpy(), PAIR[1])), TypeError, 'torch.as_tensor'),
     (dict(train=(PAIR[0][:3], PAIR[1])), ValueError, 'as many rows are needed'),
     (dict(train=(PAIR[0][:0], PAIR[1][:0])), ValueError, 'at least one'),
-    (dict(valid=(PAIR[0], PAIR[1][:, None])), ValueError, 'valid: y has the shape'),
-    (dict(valid=(PAIR[0], PAIR[1] + 1)), IndexError, 'valid: y has the value 2'),
-    (dict(train=(PAIR[0], PAIR[1] - 1)), IndexError, 'train: y has the value -1')]
+    (dict(valid=(PAIR[0], PAIR[1][:, None])), ValueError, r'valid: .*shape \(4, 1\)'),
+    (dict(valid=(PAIR[0], PAIR[1] + 1)), IndexError, 'valid: target has the value 2'),
+    (dict(train=(PAIR[0], PAIR[1] - 1)), IndexError, 'train: target has the value -1')]
 
 
 @pytest.mark.parametrize('wrong, error, words', BAD_FIT, ids=range(len(BAD_FIT)))
@@ -229,7 +241,10 @@ def test_fit_is_refused(wrong, error, words):
 
 
 @pytest.mark.parametrize('fine', (
-    {}, dict(train=[PAIR]), dict(valid=PAIR), dict(opt_func=lambda params, lr: None),
+    {}, dict(train=[PAIR]), dict(opt_func=torch.optim.LBFGS, own_epoch=True), dict(bs=np.int64(3)),
+    dict(train=(PAIR[0], PAIR[1].byte())), dict(train=(PAIR[0], NET(PAIR[0])), loss_func=F.mse_loss),
+    dict(train=(PAIR[0], PAIR[1].byte() + 255), loss_func=nn.CrossEntropyLoss(ignore_index=255)),
+    dict(valid=PAIR), dict(opt_func=lambda params, lr: None),
     dict(train=(PAIR[0], torch.tensor([0, -100, 1, 1]))), dict(loss_func=nn.CrossEntropyLoss()),
     dict(train=(PAIR[0], torch.rand(4, 2).softmax(1)))))
 def test_fit_passes(fine):
