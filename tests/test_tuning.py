@@ -111,7 +111,8 @@ def test_the_table_ends_before_the_loss_is_no_number(net, few):
 @pytest.mark.parametrize('bad, why', [
     (dict(low=0), 'low is 0'), (dict(low=1, high=1), 'high is 1'), (dict(high=inf), 'high is inf'),
     (dict(low='1'), "low is '1'"), (dict(low=nan), 'low is nan'), (dict(steps=1), 'steps is 1'),
-    (dict(bs=0), 'bs is 0'), (dict(high=1e39), 'up to 3.4e.38'), (dict(steps=2.5), 'steps is 2.5'), (dict(low=2, high=1), 'low is 2')])
+    (dict(bs=0), 'bs is 0'), (dict(high=1e39), 'up to 3.4e.38'),
+    (dict(steps=2.5), 'steps is 2.5'), (dict(low=2, high=1), 'low is 2')])
 def test_refuses_arguments(net, few, bad, why):
     with pytest.raises(ValueError, match=why):
         lr_find(net, few, **bad)
