@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_positive', 'check_logits', 'check_target', 'check_probabilities', 'check_nll', 'check_cross_entropy',
-           'eval_mode', 'check_fit', 'check_table', 'check_output', 'verdict']
+           'eval_mode', 'check_fit', 'check_table', 'close_if_it_fails', 'check_output', 'verdict']
 
 # %% ../nbs/13_checks.ipynb #11508c7f
 import sys
@@ -46,6 +46,8 @@ def check_logits(
         raise TypeError(f'{name} is a {type(x).__name__}, not a tensor: '
                         f'use torch.as_tensor({name})')
     seen = tuple(x.shape)
+    if x.layout != torch.strided:
+        raise TypeError(f'{name} are sparse: use {name}.to_dense()')
     if not x.is_floating_point():
         raise TypeError(f'{name} have dtype {x.dtype}: use {name}.float(); or were the '
                         f'arguments exchanged? First come {name}, then target')
@@ -73,8 +75,9 @@ def check_target(
         raise TypeError(f'target is a {type(target).__name__}, not a tensor: '
                         'use torch.as_tensor(target)')
     _check_shape(target, n, c)
-    if not isinstance(ignore_index, int | None):
-        raise TypeError(f'ignore_index is {ignore_index!r}; it must be a whole number')
+    if not isinstance(ignore_index, Integral | None) or abs(ignore_index or 0) >= 2**63:
+        raise TypeError(f'ignore_index is a {type(ignore_index).__name__}, and no class '
+                        'number')
     if not values:
         return
     used = target.long()
@@ -165,7 +168,7 @@ def check_cross_entropy(
         check_target(target, n, c, ignore_index, values)
     if reduction not in ('mean', 'sum', 'none'):
         raise ValueError(f"reduction is {reduction!r}; it can be 'mean', 'sum' or 'none'")
-    if not 0 <= label_smoothing <= 1:
+    if not isinstance(label_smoothing, Real) or not 0 <= label_smoothing <= 1:
         raise ValueError(f'label_smoothing is {label_smoothing}; it is a share, 0 to 1')
     if weight is not None:
         _check_weight(weight, c, values)
@@ -314,6 +317,19 @@ def check_table(
     if lacks or not len(table):
         raise TypeError(f'a {type(table).__name__} without {lacks or "rows"} is given; '
                         f'it must be a table that {source} returns')
+
+# %% ../nbs/13_checks.ipynb #e7a90b24
+@contextmanager
+def close_if_it_fails() -> Iterator[None]:
+    "Close the figures that the block, or the decorated function, made before it failed."
+    import matplotlib.pyplot as plt
+    before = plt.get_fignums()
+    try:
+        yield
+    except BaseException:
+        for number in set(plt.get_fignums()) - set(before):
+            plt.close(number)
+        raise
 
 # %% ../nbs/13_checks.ipynb #ff0bd058
 def check_output(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .checks import (check_logits, check_positive,
                              check_probabilities, check_table, check_target,
-                             eval_mode)
+                             close_if_it_fails, eval_mode)
 from .softmax import log_softmax, softmax
 
 # %% ../nbs/04_evaluation.ipynb #34ac1ec7
@@ -52,8 +52,9 @@ def accuracy_interval(
     correct, n = index(correct), index(n)  # of NumPy, a tensor: as an int
     check_positive(n=n)
     check_positive(whole=False, z=z)
-    if not 0 <= correct <= n:
-        raise ValueError(f'{correct} right of {n}: it must be 0 to n')
+    if not 0 <= correct <= n or z > 100:
+        raise ValueError(f'{correct} right of {n}, z is {z}: it must be '
+                         '0 <= correct <= n, and z 100 at most')
     p_hat, scale = correct/n, 1 + z**2/n
     middle = p_hat + z**2/(2*n)
     half = z*sqrt(p_hat*(1 - p_hat)/n + z**2/(4*n**2))
@@ -155,6 +156,7 @@ def _check_confusion(counts):
                          'least one, as from confusion_matrix, not shares')
 
 # %% ../nbs/04_evaluation.ipynb #d0e150b2
+@close_if_it_fails()
 def plot_confusion(
     counts: pd.DataFrame,  # what confusion_matrix returns
     ax=None,  # the matplotlib Axes to draw on; None: a new one
@@ -241,6 +243,7 @@ def calibration_table(
     return table.rename_axis('bin')
 
 # %% ../nbs/04_evaluation.ipynb #f9661b09
+@close_if_it_fails()
 def plot_calibration(
     table: pd.DataFrame,  # what calibration_table returns
     axes=None,  # two matplotlib Axes, one above the other; None: new ones

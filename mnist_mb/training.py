@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .checks import (check_fit, check_logits, check_positive,
-                             check_table, check_target, eval_mode)
+                             check_table, check_target, close_if_it_fails,
+                             eval_mode)
 
 # %% ../nbs/03_training.ipynb #e4dce14b
 class Model(nn.Module):
@@ -42,9 +43,9 @@ def accuracy(
     ignore_index: int = -100,  # the number of rows that don't count
 ) -> Tensor:  # scalar in [0, 1], float32
     "The share of rows whose largest logit is the right class's."
-    if not (type(logits) is type(target) is Tensor and logits.ndim == 2
-            and logits.shape[:1] == target.shape and len(target)
-            and target.dtype == torch.int64
+    if not (type(logits) is type(target) is Tensor and ignore_index == -100
+            and logits.is_floating_point() and target.dtype == torch.int64
+            and logits.ndim == 2 and logits.shape[:1] == target.shape != (0,)
             and 0 <= target.min() <= target.max() < logits.shape[1]):
         check_logits(logits)
         check_target(target, *logits.shape, ignore_index)
@@ -141,8 +142,8 @@ def train_epoch(
     loss_func: Callable = F.cross_entropy,  # (logits, target) -> mean
 ) -> float:  # mean over the rows of their minibatches' losses
     "One pass of training over the minibatches."
-    if isinstance(batches, tuple | Tensor):
-        raise TypeError('batches must be minibatches(x, y, bs)')
+    if not isinstance(model, nn.Module) or isinstance(batches, tuple | Tensor):
+        raise TypeError('pass a model, and minibatches(x, y, bs)')
     model.train()
     total, rows = 0., 0
     for xb, yb in batches:
@@ -193,6 +194,7 @@ def fit(
                         dtype=float)
 
 # %% ../nbs/03_training.ipynb #8a5d6310
+@close_if_it_fails()
 def plot_history(
     history: pd.DataFrame,  # what fit returns
 ):  # -> two matplotlib Axes: losses, and accuracy where there is one
