@@ -7,8 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import runs
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    "What waits for the notebooks comes last."
+    items.sort(key=lambda item: 'notebooks' in item.fixturenames)
+
+
+def pytest_collection_finish(session):
+    "If they are asked for, the notebooks run beside all other tests, from the start."
+    waits = any('notebooks' in item.fixturenames for item in session.items)
+    if waits and not session.config.option.collectonly:
+        runs()
+
+
+@pytest.fixture(scope='session')
+def notebooks():
+    "Path of a notebook: a future of the notebook as it ran, and of its exercises."
+    return runs()
 
 
 @pytest.fixture(scope='session')

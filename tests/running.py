@@ -55,12 +55,12 @@ def run(nb):
 
 @cache
 def runs():
-    "All notebooks, run two at a time, the longest first; path: a future of (notebook, pairs)."
+    "All notebooks, the longest first, on half of the cores; path: a future of (notebook, pairs)."
     def solved(path):
         nb = read(path)
         pairs = solve(nb)
         return run(nb), pairs
-    pool = ThreadPoolExecutor(2)
+    pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1)//2))
     paths = sorted(NOTEBOOKS, key=lambda path: -path.stat().st_size)
     return {path: pool.submit(solved, path) for path in paths}
 

@@ -11,7 +11,7 @@ import re
 
 import nbformat
 import pytest
-from running import NOTEBOOKS, read, run, runs, shown
+from running import NOTEBOOKS, read, run, shown
 
 CLOSE = dict(rel_tol=0.005, abs_tol=0.006)  # 0.002 was seen between processors, of an accuracy
 NUMBER = re.compile(r'[-+]?\d[\d,]*\.\d*(?:e[-+]?\d+)?|[-+]?\d+e[-+]?\d+')
@@ -49,8 +49,8 @@ def differences(nb, fresh):
 @pytest.mark.slow
 @pytest.mark.mnist
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_run_prints_what_is_stored(mnist, path):
-    fresh, _ = runs()[path].result()
+def test_a_run_prints_what_is_stored(mnist, notebooks, path):
+    fresh, _ = notebooks[path].result()
     fresh = nbformat.v4.new_notebook(cells=[c for c in fresh.cells if 'added' not in c.metadata])
     found = list(differences(read(path), fresh))
     assert not found, '\n'.join(found)

@@ -944,3 +944,21 @@ def test_one_thing_wrong(mnist, mistake):
         train = list(minibatches(x[order], y[order], 50, False))
     acc = quiet(new_model(), train, valid, epochs=1, opt_func=opt_func).valid_accuracy[1]
     assert acc < .3
+
+
+def test_a_stopped_fit_returns_the_finished_epochs():
+    "Ctrl+C in the second epoch: the first one's row, a warning, and the weights as they are."
+    x, y = torch.rand(100, 784), torch.arange(100) % 10
+    calls = []
+
+    def stopping(logits, target):
+        calls.append(1)
+        if len(calls) == 7:  # five minibatches per epoch
+            raise KeyboardInterrupt
+        return F.cross_entropy(logits, target)
+    torch.manual_seed(0)
+    model = Model(784, 5, 10)
+    before = model.layers[0].bias.clone()
+    with pytest.warns(UserWarning, match='interrupted after 1 of 3 epochs'):
+        history = fit(model, (x, y), bs=20, loss_func=stopping, progress=False)
+    assert history.index.tolist() == [1] and not before.equal(model.layers[0].bias)
