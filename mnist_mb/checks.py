@@ -76,8 +76,7 @@ def check_target(
                         'use torch.as_tensor(target)')
     _check_shape(target, n, c)
     if not isinstance(ignore_index, Integral | None) or abs(ignore_index or 0) >= 2**63:
-        raise TypeError(f'ignore_index is a {type(ignore_index).__name__}, and no class '
-                        'number')
+        raise TypeError(f'ignore_index is {ignore_index!r:.40}; it must be a whole number')
     if not values:
         return
     used = target.long()
@@ -284,11 +283,10 @@ def _check_labels(name, out, y, loss_func):
     soft = y.is_floating_point() and y.shape[1:] == out.shape[1:]
     if name == 'train' and (out.ndim != 2 or not entropy or soft):
         return
-    ignored = getattr(loss_func, 'keywords', {}) if name == 'train' else {}
-    ignored = ignored.get('ignore_index', getattr(base, 'ignore_index', -100))
+    options = getattr(loss_func, 'keywords', getattr(loss_func, '__dict__', {}))
     try:
         check_logits(out)
-        check_target(y, len(y), out.shape[1], ignored)
+        check_target(y, len(y), out.shape[1], options.get('ignore_index', -100))
     except (TypeError, ValueError, IndexError) as e:
         raise type(e)(f'{name}: {e}') from None
 

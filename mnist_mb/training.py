@@ -71,10 +71,9 @@ class PlainSGD:
     ):
         self.params, self.lr = list(params), lr
         check_positive(whole=False, lr=lr)
-        if not self.params or not all(map(torch.is_tensor, self.params)):
-            raise ValueError('no parameters: pass model.parameters()')
-        if torch.is_tensor(params):
-            raise TypeError('params is one tensor: pass a list of them')
+        tensors = self.params and all(map(torch.is_tensor, self.params))
+        if torch.is_tensor(params) or not tensors:
+            raise ValueError('params must be tensors: model.parameters()')
 
     @torch.no_grad()
     def step(self) -> None:
@@ -130,8 +129,9 @@ def evaluate(
     if not pairs:
         raise ValueError('there are no minibatches')
     logits, target = map(torch.cat, zip(*pairs))
-    ignored = getattr(loss_func, 'ignore_index', -100)
-    acc = accuracy(logits, target, ignored)
+    options = getattr(loss_func, '__dict__', {})  # of a partial: keywords
+    options = getattr(loss_func, 'keywords', options)
+    acc = accuracy(logits, target, options.get('ignore_index', -100))
     return loss_func(logits, target).item(), acc.item()
 
 # %% ../nbs/03_training.ipynb #40501091

@@ -2,6 +2,7 @@
 import re
 from math import inf, nan
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -9,9 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from mnist_mb.checks import (check_cross_entropy, check_fit, check_logits, check_nll, check_output,
-                             check_positive, check_probabilities, check_target, eval_mode, verdict)
+                             check_positive, check_probabilities, check_target, close_if_it_fails,
+                             eval_mode, verdict)
 from mnist_mb.nll import cross_entropy, nll
 
+matplotlib.use('agg')
 LOGITS = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
 LOG_PROBS, TARGET = LOGITS.log_softmax(1), torch.arange(50) % 10
 COLUMN, ONE_HOT = TARGET[:, None], F.one_hot(TARGET, 10)
@@ -250,6 +253,28 @@ def test_fit_is_refused(wrong, error, words):
     dict(train=(PAIR[0], torch.rand(4, 2).softmax(1)))))
 def test_fit_passes(fine):
     check_fit(**GOOD | fine)
+
+
+# -- figures
+
+def test_a_figure_is_closed_if_drawing_fails_and_others_stay():
+    import matplotlib.pyplot as plt
+    kept = plt.figure().number
+
+    @close_if_it_fails()
+    def plot(fail):
+        "A plot."
+        made = plt.figure().number
+        assert plt.get_fignums() == [kept, made]
+        if fail:
+            raise KeyboardInterrupt
+        return made
+
+    with pytest.raises(KeyboardInterrupt):
+        plot(True)
+    assert plt.get_fignums() == [kept] and plot.__doc__ == 'A plot.'
+    assert plt.get_fignums() == [kept, plot(False)]
+    plt.close('all')
 
 
 # -- files

@@ -317,6 +317,8 @@ def test_plot_calibration_fades_small_bins():
     for wrong in (None, table.drop(columns='count'), table[:0]):
         with pytest.raises(TypeError, match='that calibration_table returns'):
             plot_calibration(wrong)
+    with pytest.raises(ValueError):
+        plot_calibration(table, style='?')
     assert not plt.get_fignums()
 
 

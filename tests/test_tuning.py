@@ -148,6 +148,8 @@ def test_plot(net, few):
     for wrong in (None, table.rename(columns={'loss': 'x'}), table[:0]):
         with pytest.raises(TypeError, match='that lr_find returns'):
             plot_lr_find(wrong)
+    with pytest.raises(ValueError):
+        plot_lr_find(table, style='?')
     assert not plt.get_fignums()
 
 
