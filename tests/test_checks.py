@@ -273,7 +273,8 @@ def test_a_figure_is_closed_if_drawing_fails_and_others_stay():
     with pytest.raises(KeyboardInterrupt):
         plot(True)
     assert plt.get_fignums() == [kept] and plot.__doc__ == 'A plot.'
-    assert plt.get_fignums() == [kept, plot(False)]
+    made = plot(False)
+    assert plt.get_fignums() == [kept, made]
     plt.close('all')
 
 
