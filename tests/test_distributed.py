@@ -153,6 +153,7 @@ def test_ranks():
 @pytest.mark.parametrize('env, why', [
     ({}, 'RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set.*torchrun'),
     ({k: v for k, v in ALONE.items() if k != 'MASTER_PORT'}, 'MASTER_PORT not set'),
+    ({'RANK': '1'}, 'RANK is 1; with WORLD_SIZE 1'), ({'WORLD_SIZE': '2'}, 'whole numbers'),
     (ALONE | {'RANK': 'x'}, 'whole numbers'), (ALONE | {'RANK': ''}, 'whole numbers'),
     (ALONE | {'RANK': '1'}, 'RANK is 1; with WORLD_SIZE 1 it can be 0 to 0'),
     (ALONE | {'WORLD_SIZE': '-2'}, 'whole'), (ALONE | {'LOCAL_RANK': '1.5'}, 'whole numbers')])

@@ -188,12 +188,17 @@ def test_plot_confusion(counts):
     shown = ax.images[0].get_array()
     assert shown.mask.tolist() == torch.eye(3).bool().tolist()
     assert (shown[0, 2], shown[2, 1], shown[0, 1]) == (1, 1, 0)
+    assert ax.images[0].get_clim() == (0, 1)
     assert [t.get_text() for t in ax.texts] == ['1', '', '1', '', '', '', '', '1', '']
     assert (ax.get_xlabel(), ax.get_ylabel()) == ('prediction', 'truth')
     assert [t.get_text() for t in ax.get_yticklabels()] == ['0', '1', '2']
     _, mine = plt.subplots()
     many = pd.DataFrame(torch.ones(21, 21).numpy())
     assert plot_confusion(many, mine) is mine and not mine.texts
+    ax = plot_confusion(pd.DataFrame([[9, 2], [1, 9]]))
+    assert ax.images[0].get_clim() == (0, 2)  # from 0, and white on dark
+    assert [t.get_color() for t in ax.texts] == ['black', 'white', 'black', 'black']
+    assert [t.get_weight() for t in ax.texts] == ['bold', 'normal', 'normal', 'bold']
 
 
 @pytest.mark.parametrize('func', [plot_confusion, recall])
