@@ -289,6 +289,9 @@ def _check_labels(name, out, y, loss_func):
         check_target(y, len(y), out.shape[1], options.get('ignore_index', -100))
     except (TypeError, ValueError, IndexError) as e:
         raise type(e)(f'{name}: {e}') from None
+    if name == 'train' and y.dtype not in (torch.int64, torch.uint8):
+        raise TypeError(f'train: y has dtype {y.dtype}, and the loss takes int64: '
+                        'use y.long()')
 
 # %% ../nbs/13_checks.ipynb #f41b7c08
 def _check_batches(name, data):

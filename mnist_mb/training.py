@@ -132,7 +132,7 @@ def evaluate(
     options = getattr(loss_func, '__dict__', {})  # of a partial: keywords
     options = getattr(loss_func, 'keywords', options)
     acc = accuracy(logits, target, options.get('ignore_index', -100))
-    return loss_func(logits, target).item(), acc.item()
+    return loss_func(logits, target.long()).item(), acc.item()
 
 # %% ../nbs/03_training.ipynb #40501091
 def train_epoch(

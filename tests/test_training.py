@@ -294,6 +294,12 @@ def test_evaluate_does_not_depend_on_the_size_of_minibatches(loss_func):
         assert evaluate(net, (x, y), bs, loss_func) == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.parametrize('dtype', [torch.int32, torch.int8, torch.uint8])
+def test_evaluate_takes_class_numbers_of_any_dtype(dtype):
+    net, (x, y) = new_model(), rows(20)
+    assert evaluate(net, (x, y.to(dtype))) == evaluate(net, (x, y))
+
+
 @pytest.mark.parametrize('args, error, words', [
     ((rows(5)[0], rows(5)[1]), TypeError, 'pass the pair'),
     ((tuple(part.numpy() for part in rows(5)),), TypeError, 'torch.as_tensor'),
@@ -579,6 +585,7 @@ class Twice(nn.Linear):
     (dict(opt_func=partial(torch.optim.LBFGS, max_iter=3)), ValueError, 'epoch_func'),
     (dict(train=(X, Y.float())), TypeError, r'train: .*float32.*\.long'),
     (dict(train=(X, Y.float()), loss_func=nn.CrossEntropyLoss()), TypeError, r'\.long'),
+    (dict(train=(X, Y.int())), TypeError, r'int32.*y\.long'),
     (dict(train=(X, Y + 300), loss_func=partial(F.cross_entropy, ignore_index=255)), IndexError,
      'the value 300|the value 309'),
     (dict(valid=(X, Y.float()), loss_func=F.mse_loss), TypeError, r'valid: .*\.long'),
