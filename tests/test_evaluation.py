@@ -309,6 +309,8 @@ def test_plot_calibration_fades_small_bins():
                           'count': [0, 4, 10, 80], 'confidence': [math.nan, .4, .6, .9],
                           'accuracy': [math.nan, .25, .5, .8]})
     axes = plot_calibration(table, label='a', style='s--')
+    assert [ax.get_ylabel() for ax in axes] == ['accuracy', 'rows']
+    assert (axes[1].get_xlabel(), axes[1].get_yscale()) == ('confidence', 'log')
     _, joined, faded = axes[0].lines
     assert joined.get_xdata().tolist() == [.6, .9] and joined.get_ydata().tolist() == [.5, .8]
     assert (faded.get_xdata().tolist(), faded.get_ydata().tolist()) == ([.4], [.25])

@@ -739,6 +739,7 @@ def test_plot_history():
     history = quiet(new_model(), rows(130), rows(40, 1), epochs=3)
     axes = plot_history(history)
     assert [ax.get_ylabel() for ax in axes] == ['loss (nats)', 'validation accuracy (%)']
+    assert [ax.get_xlabel() for ax in axes] == ['epoch', 'epoch']
     assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ['train_loss', 'valid_loss']
     assert axes[0].lines[1].get_ydata().tolist() == history.valid_loss.tolist()
     assert axes[1].lines[0].get_ydata().tolist() == (100*history.valid_accuracy).tolist()

@@ -143,6 +143,8 @@ def test_plot(net, few):
         weight = weight_new
     assert line.get_ydata().tolist() == pytest.approx(mean)
     assert (line.get_label(), line.get_linestyle()) == ('a', '--')
+    assert (ax.get_xlabel(), ax.get_ylim()[0]) == ('learning rate', 0)
+    assert 'running mean' in ax.get_ylabel()
     assert plot_lr_find(table, ax) is ax and len(ax.lines) == 2
     plt.close('all')
     for wrong in (None, table.rename(columns={'loss': 'x'}), table[:0]):
