@@ -507,14 +507,17 @@ def find_dataset(
 def write_whole(
     path: str | Path,  # the file; its folder must exist
     write: Callable,  # called with a temporary path of the same file name
+    overwrite: bool = True,  # may it replace a file?
 ) -> None:
     "Write a file under a temporary name, then give it its own."
     path = _path(path).resolve()
     if path.exists() and not path.is_file():
         raise FileExistsError(f'{path} is there, and is no regular file')
-    folder = path.parent
-    with tempfile.TemporaryDirectory(prefix='.tmp-', dir=folder) as tmp:
+    prefix = f'.unfinished-{path.name[:40]}-'
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as tmp:
         write(Path(tmp)/path.name)
+        if not overwrite:
+            path.touch(exist_ok=False)  # fails if it came meanwhile
         os.replace(Path(tmp)/path.name, path)
 
 # %% ../nbs/11_files.ipynb #b9102a40

@@ -886,6 +886,15 @@ def test_write_whole(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['link', 'note']
     with pytest.raises(FileExistsError):
         write_whole(tmp_path, lambda path: path.write_text('x'))
+    with pytest.raises(FileExistsError):
+        write_whole(note, lambda path: path.write_text('x'), overwrite=False)
+    new = tmp_path/'new'
+    with pytest.raises(FileExistsError):  # it comes while this is written
+        write_whole(new, lambda path: path.write_text('x') and new.write_text('first'), False)
+    assert (note.read_text(), new.read_text()) == ('two', 'first')
+    new.unlink()
+    write_whole(new, lambda path: path.write_text('x'), overwrite=False)
+    assert sorted(os.listdir(tmp_path)) == ['link', 'new', 'note'] and new.read_text() == 'x'
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path/'no'/'x', lambda path: path.write_text('x'))
 

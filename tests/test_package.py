@@ -91,7 +91,8 @@ def test_one_version(settings):
     assert f'\nversion: {version}\n' in (ROOT/'CITATION.cff').read_text()
     changes = (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
     assert re.search(r'^## (\S+)', changes, re.M)[1] == version
-    assert f'version = {{{version}}}' in (ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')
+    home = (ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')
+    assert f'version = {{{version}}}' in home and f'This is version {version}.' in home
 
 
 def test_the_license_is_there(settings):
@@ -190,6 +191,7 @@ def test_what_is_imported_is_required_and_the_other_way_round(settings):
                 used.add(node.module.split('.')[0])
     used -= {*sys.stdlib_module_names, 'mnist_mb'}
     used -= {'sklearn', 'threadpoolctl', 'IPython'}  # used where they are installed
+    used = {{'PIL': 'pillow'}.get(name, name) for name in used}
     required = {re.split(r'[<>=]', r)[0] for r in settings['requirements'].split()}
     assert used | {'tabulate'} == required  # which pandas imports for to_markdown
 
@@ -236,6 +238,11 @@ def test_what_is_in_the_archives(built):
     assert {'mnist_mb/static/pad.js', 'mnist_mb/static/pad.css', 'mnist_mb/cli.py'} <= package
     with zipfile.ZipFile(built[1]) as wheel:
         assert {n for n in wheel.namelist() if '.dist-info/' not in n} == package
+        about, = (wheel.read(n).decode() for n in wheel.namelist() if n.endswith('/METADATA'))
+    for line in ('Project-URL: Source, h', 'Project-URL: Issues, h', 'Project-URL: Changelog, h',
+                 'Classifier: Programming Language :: Python :: 3.14\n'):
+        assert line in about
+    assert not re.findall('src="(?!https:)', about), 'a picture that PyPI would not find'
     with tarfile.open(built[0]) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
     assert package | {'settings.ini', 'LICENSE', 'README.md', 'constraints.txt',
