@@ -64,6 +64,9 @@ function inspect() {
     if (image.closest('figure') && !image.closest('a'))
       bad.push(`the picture ${image.getAttribute('src')} can't be enlarged`);
   }
+  for (const formula of document.querySelectorAll('main .math.display'))
+    if (formula.scrollWidth > formula.clientWidth + 1)
+      bad.push(`the formula ${formula.textContent.slice(0, 40)} is cut`);
   const meta = name => document.querySelector(`meta[property="${name}"]`)?.content;
   const code = [...document.querySelectorAll('main pre')].filter(e => e.clientWidth);
   return {
@@ -117,7 +120,7 @@ async function print(tab) {
     const wide = [...document.querySelectorAll('main pre')].filter(
       e => e.scrollWidth > e.clientWidth + 1,
     );
-    const shut = [...document.querySelectorAll('main details > :not(summary)')].filter(
+    const shut = [...document.querySelectorAll('main details:not(.contents) > :not(summary)')].filter(
       e => !e.checkVisibility({contentVisibilityAuto: true}) || !e.offsetHeight,
     );
     const bars = [...document.querySelectorAll('nav, header.navbar, button')].filter(
