@@ -75,7 +75,8 @@ def test_a_chapter_begins_as_the_others_do(path):
     assert ''.join(links['source']) == (
         f'[Open in Colab]({colab}/blob/{branch}/nbs/{path.name}) · '
         f'[Download the notebook]({repo}/raw/{branch}/nbs/{path.name})')
-    assert any(f"'git+{repo}'" in ''.join(cell['source']) for cell in rest)
+    at = '' if branch == 'main' else f'@{branch}'  # a release, which has a tag
+    assert any(f"'git+{repo}{at}'" in ''.join(cell['source']) for cell in rest)
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
