@@ -3,6 +3,7 @@ import os
 import re
 from math import inf, nan
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -10,9 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from mnist_mb.checks import (check_cross_entropy, check_fit, check_logits, check_nll, check_output,
-                             check_positive, check_probabilities, check_target, eval_mode, verdict)
+                             check_positive, check_probabilities, check_target, close_if_it_fails,
+                             eval_mode, verdict)
 from mnist_mb.nll import cross_entropy, nll
 
+matplotlib.use('agg')
 LOGITS = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
 LOG_PROBS, TARGET = LOGITS.log_softmax(1), torch.arange(50) % 10
 COLUMN, ONE_HOT = TARGET[:, None], F.one_hot(TARGET, 10)
@@ -39,6 +42,12 @@ def test_no_rate(value):
 def test_numbers_that_pass():
     check_positive(bs=1, epochs=np.int64(3), n=np.uint8(2))
     check_positive(whole=False, lr=0.5, low=1, high=np.float32(2))
+
+
+def test_numbers_that_no_machine_holds():
+    for whole in (True, False):
+        with pytest.raises(ValueError, match='bs is larger than 9223372036854775807'):
+            check_positive(whole, bs=10**400)
 
 
 # -- predictions and targets: shapes and types are looked at even without the values
@@ -107,6 +116,12 @@ def test_one_bad_of_two(labels, seen):
 def test_targets_that_pass(kind):
     check_target(TARGET.to(kind), 50, 10)
     check_target(NONE, 50, 10, ignore_index=-100)
+
+
+@pytest.mark.parametrize('index', (nan, 1.5, '3', [1]))
+def test_ignore_index_is_a_whole_number(index):
+    with pytest.raises(TypeError, match=re.escape(f'ignore_index is {index!r}')):
+        cross_entropy(LOGITS, TARGET, ignore_index=index)
 
 
 # -- rows that add up to 1
@@ -218,9 +233,9 @@ BAD_FIT = [
     (dict(train=(PAIR[0].numpy(), PAIR[1])), TypeError, 'torch.as_tensor'),
     (dict(train=(PAIR[0][:3], PAIR[1])), ValueError, 'as many rows are needed'),
     (dict(train=(PAIR[0][:0], PAIR[1][:0])), ValueError, 'at least one'),
-    (dict(valid=(PAIR[0], PAIR[1][:, None])), ValueError, 'valid: y has the shape'),
-    (dict(valid=(PAIR[0], PAIR[1] + 1)), IndexError, 'valid: y has the value 2'),
-    (dict(train=(PAIR[0], PAIR[1] - 1)), IndexError, 'train: y has the value -1')]
+    (dict(valid=(PAIR[0], PAIR[1][:, None])), ValueError, r'valid: .*shape \(4, 1\)'),
+    (dict(valid=(PAIR[0], PAIR[1] + 1)), IndexError, 'valid: target has the value 2'),
+    (dict(train=(PAIR[0], PAIR[1] - 1)), IndexError, 'train: target has the value -1')]
 
 
 @pytest.mark.parametrize('wrong, error, words', BAD_FIT, ids=range(len(BAD_FIT)))
@@ -230,11 +245,38 @@ def test_fit_is_refused(wrong, error, words):
 
 
 @pytest.mark.parametrize('fine', (
-    {}, dict(train=[PAIR]), dict(valid=PAIR), dict(opt_func=lambda params, lr: None),
+    {}, dict(train=[PAIR]), dict(opt_func=torch.optim.LBFGS, own_epoch=True), dict(bs=np.int64(3)),
+    dict(train=(PAIR[0], PAIR[1].byte())),
+    dict(train=(PAIR[0], NET(PAIR[0]).detach()), loss_func=F.mse_loss),
+    dict(train=(PAIR[0], PAIR[1].byte() + 255), loss_func=nn.CrossEntropyLoss(ignore_index=255)),
+    dict(valid=PAIR), dict(opt_func=lambda params, lr: None),
     dict(train=(PAIR[0], torch.tensor([0, -100, 1, 1]))), dict(loss_func=nn.CrossEntropyLoss()),
     dict(train=(PAIR[0], torch.rand(4, 2).softmax(1)))))
 def test_fit_passes(fine):
     check_fit(**GOOD | fine)
+
+
+# -- figures
+
+def test_a_figure_is_closed_if_drawing_fails_and_others_stay():
+    import matplotlib.pyplot as plt
+    kept = plt.figure().number
+
+    @close_if_it_fails()
+    def plot(fail):
+        "A plot."
+        made = plt.figure().number
+        assert plt.get_fignums() == [kept, made]
+        if fail:
+            raise KeyboardInterrupt
+        return made
+
+    with pytest.raises(KeyboardInterrupt):
+        plot(True)
+    assert plt.get_fignums() == [kept] and plot.__doc__ == 'A plot.'
+    made = plot(False)
+    assert plt.get_fignums() == [kept, made]
+    plt.close('all')
 
 
 # -- files
