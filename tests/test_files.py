@@ -898,8 +898,9 @@ def test_write_whole(tmp_path):
         write_whole(new, lambda path: path.write_text('x') and new.write_text('first'), False)
     assert (note.read_text(), new.read_text()) == ('two', 'first')
     new.unlink()
-    write_whole(new, lambda path: path.write_text('x'), overwrite=False)
-    assert sorted(os.listdir(tmp_path)) == ['link', 'new', 'note'] and new.read_text() == 'x'
+    write_whole(new, lambda path: path.write_text(path.parent.name), overwrite=False)
+    assert sorted(os.listdir(tmp_path)) == ['link', 'new', 'note']
+    assert new.read_text().startswith('.unfinished-new-')  # what a killed process leaves
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path/'no'/'x', lambda path: path.write_text('x'))
 

@@ -401,6 +401,14 @@ def test_save(tmp_path):
         with pytest.raises(ValueError, match=why):
             odd.save(path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ['pad.html']
+    with pytest.raises(ValueError, match='no regular file'):
+        odd.save(os.devnull, overwrite=True)
+    (tmp_path/'link.html').symlink_to(file)
+    odd.save(tmp_path/'link.html', 'through a link', overwrite=True)
+    assert (tmp_path/'link.html').is_symlink() and 'through a link' in file.read_text('utf-8')
+    file.chmod(0o444)
+    with pytest.raises(ValueError, match='read-only'):
+        odd.save(file, overwrite=True)
 
 
 def test_size():
