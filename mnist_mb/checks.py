@@ -7,6 +7,7 @@ __all__ = ['check_positive', 'check_logits', 'check_target', 'check_probabilitie
            'eval_mode', 'check_fit', 'check_table', 'close_if_it_fails', 'check_output', 'verdict']
 
 # %% ../nbs/13_checks.ipynb #11508c7f
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -339,17 +340,27 @@ def check_output(
     cure: str = '--overwrite',  # what the user says to allow that
 ) -> None:
     "Raise a `ValueError` unless the file can be written later."
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"can't write {path}: it is a folder")
-    if not path.parent.is_dir():
-        raise ValueError(f"can't write {path}: there is no folder {path.parent}")
-    if path.exists() and not overwrite:
-        raise ValueError(f'{path} exists: choose another name, or say {cure}')
+    path, why = Path(os.path.expanduser(path)), ''
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as e:
-        raise ValueError(f"can't write into {path.parent}: {e.strerror}") from e
+        folder = path.resolve().parent  # of a link: where it leads
+        if path.is_dir():
+            why = 'it is a folder'
+        elif path.exists() and not path.is_file():
+            why = 'it is no regular file'
+        elif not folder.is_dir():
+            why = f'there is no folder {path.parent}'
+        elif path.exists() and not overwrite:
+            why = f'it exists: choose another name, or say {cure}'
+        elif path.exists() and not path.stat().st_mode & 0o222:
+            why = 'it is read-only'
+        else:
+            tempfile.TemporaryFile(dir=folder).close()
+            if path.exists():
+                open(path, 'ab').close()
+    except (OSError, RuntimeError) as e:  # RuntimeError: links in a circle
+        why = getattr(e, 'strerror', None) or str(e)
+    if why:
+        raise ValueError(f"can't write {path}: {why}")
 
 # %% ../nbs/13_checks.ipynb #7d1c74f5
 def verdict(

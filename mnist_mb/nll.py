@@ -56,8 +56,6 @@ def cross_entropy(
     return losses.to(log_softmax(logits[:0]).dtype)
 
 # %% ../nbs/02_nll.ipynb #29dcf63c
-#| code-fold: true
-#| code-summary: "The helpers _counted and _as_given"
 def _counted(total, check):
     "How much all rows count together, by which the mean divides."
     if check and total == 0:

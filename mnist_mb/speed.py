@@ -6,12 +6,17 @@
 __all__ = ['best_times', 'matmul_floor', 'make_step', 'manual_epoch', 'benchmark', 'plot_benchmark']
 
 # %% ../nbs/07_speed.ipynb #f6d1ec7d
+import os
+import platform
+import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -25,18 +30,21 @@ from .nll import cross_entropy
 from .training import Model, PlainSGD, evaluate, fit, minibatches
 
 # %% ../nbs/07_speed.ipynb #317288d1
+_CLOCK = time.perf_counter if os.name == 'nt' else time.process_time
+
 def best_times(
     ways: dict,  # name: function without arguments
     rounds: int = 5,  # how often each is called, in turns
+    clock: Callable = _CLOCK,  # its seconds count
 ) -> dict:  # name: seconds of its quickest call
     "The time that each function takes when it is least disturbed."
     check_positive(rounds=rounds)
     best = dict.fromkeys(ways, float('inf'))
     for _ in range(rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = clock()
             way()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], clock() - start)
     return best
 
 # %% ../nbs/07_speed.ipynb #04bff4be
@@ -53,29 +61,34 @@ def matmul_floor(
 
 # %% ../nbs/07_speed.ipynb #af59b270
 def make_step(
-    model: nn.Module,  # of two linear layers, a ReLU between them
+    w1: Tensor,  # (nh, n_in), weights of the first layer
+    b1: Tensor,  # (nh,), its biases
+    outer: Tensor,  # (c, nh + 1): the second layer, its biases last
+    bs: int,  # rows in a minibatch
     lr: float,  # learning rate
-) -> Callable:  # (xb, yb) -> sum of the losses; changes the weights
+) -> tuple[Callable, Tensor]:  # step(xb, yb); the sum of its losses
     "A step of SGD on the cross entropy, with the derivatives written out."
-    w1, b1, w2, b2 = (p.detach() for p in model.parameters())
+    check_positive(bs=bs)
+    h1, ga = w1.new_ones(len(w1) + 1, bs), w1.new_empty(len(w1), bs)
+    G, onehot, losses = w1.new_zeros(3, len(outer), bs)
+    eye, ones, rate = torch.eye(len(outer)).to(w1), w1.new_ones(bs), -lr/bs
+    h, h1_t, w2_t, bias = h1[:-1], h1.t(), outer[:, :-1].t(), b1[:, None]
 
-    @torch.no_grad()
     def step(xb, yb):
-        rate = -lr/len(yb)
-        h = torch.addmm(b1, xb, w1.t()).relu_()
-        log_probs = torch.addmm(b2, h, w2.t()).log_softmax(1)
-        loss = F.nll_loss(log_probs, yb, reduction='sum')
-        G = log_probs.exp_()
-        G.scatter_(1, yb[:, None], -1., reduce='add')
-        ga = (G @ w2).mul_(h.sign())
-        w2.addmm_(G.t(), h, alpha=rate)
-        b2.add_(G.sum(0), alpha=rate)
-        w1.addmm_(ga.t(), xb, alpha=rate)
-        b1.add_(ga.sum(0), alpha=rate)
-        return loss
-    return step
+        h.addmm_(w1, xb.t(), beta=0).add_(bias).relu_()
+        torch.log_softmax(G.addmm_(outer, h1, beta=0), 0, out=G)
+        torch.index_select(eye, 1, yb, out=onehot)
+        losses.addcmul_(G, onehot, value=-1)
+        G.exp_().sub_(onehot)
+        ga.addmm_(w2_t, G, beta=0)
+        outer.addmm_(G, h1_t, alpha=rate)
+        ga.mul_(h.sign_())
+        w1.addmm_(ga, xb, alpha=rate)
+        b1.addmv_(ga, ones, alpha=rate)
+    return step, losses
 
 # %% ../nbs/07_speed.ipynb #7dd57f91
+@torch.inference_mode()
 def manual_epoch(
     model: nn.Module,  # Linear, ReLU, Linear; trained in place
     batches: Iterable,  # of pairs (xb, yb): (bs, n_in) float, (bs,) int64
@@ -83,51 +96,54 @@ def manual_epoch(
     loss_func: Callable = F.cross_entropy,  # or that of chapter 02
 ) -> float:  # mean loss of all rows, each before its step
     "One pass of training with the derivatives written out."
-    step = make_step(model, _plain_rate(model, optimizer, loss_func))
+    lr = _plain_rate(model, optimizer, loss_func)
+    w1, b1, w2, b2 = (p.detach() for p in model.parameters())
+    outer, steps, rows = torch.cat([w2, b2[:, None]], 1), {}, 0
     model.train()
-    total, rows = 0., 0
-    for xb, yb in batches:
-        total, rows = total + step(xb, yb), rows + len(yb)
+    try:
+        for xb, yb in batches:
+            bs = len(yb)
+            if bs not in steps:
+                steps[bs] = make_step(w1, b1, outer, bs, lr)
+            steps[bs][0](xb, yb)
+            rows += bs
+    finally:
+        w2.copy_(outer[:, :-1])
+        b2.copy_(outer[:, -1])
     if not rows:
         raise ValueError('there are no minibatches')
+    total = sum(losses.sum() for _, losses in steps.values())
     return (total/rows).item()
 
 # %% ../nbs/07_speed.ipynb #0257d5ed
-@torch.no_grad()
-def _obstacle(model, group, loss_func):
-    "What the loop without autograd would pass over, or None."
-    parts = [part for part in model.modules() if not list(part.children())]
-    params = list(model.parameters())
-    kinds = [nn.Linear, nn.ReLU, nn.Linear]
-    if loss_func not in (F.cross_entropy, cross_entropy):
-        return f'the loss {loss_func}'
-    if [*map(type, parts)] != kinds or len(params) != 4:
-        return f'the layers of {type(model).__name__}'
-    x = parts[0].weight[:1]
-    if not model(x).allclose(nn.Sequential(*parts)(x), equal_nan=True):
-        return f'the forward of {type(model).__name__}'
-    if not all(p.requires_grad for p in params):
-        return 'frozen parameters'
-    if any(p._backward_hooks for p in params) or any(
-            hooks for part in model.modules()
-            for k, hooks in vars(part).items() if k.endswith('hooks')):
-        return 'hooks'
-    if {*map(id, group['params'])} != {*map(id, params)}:
-        return "an optimizer of other parameters than the model's"
-
 def _plain_rate(model, optimizer, loss_func):
     "The learning rate; a `ValueError` for what the loop can't train."
-    group, *more = getattr(optimizer, 'param_groups', [vars(optimizer)])
+    parts = [part for part in model.modules() if not [*part.children()]]
+    params, layers = [*model.parameters()], nn.Sequential(*parts)
+    group = getattr(optimizer, 'param_groups', [vars(optimizer)])[0]
     options = 'momentum', 'weight_decay', 'nesterov', 'maximize'
-    if (type(optimizer).__name__ not in ('PlainSGD', 'SGD') or more
-            or any(map(group.get, options))):
-        what = f'the optimizer {type(optimizer).__name__} with its options'
-    else:
-        what = _obstacle(model, group, loss_func)
+    hooks = [v for part in model.modules()
+             for k, v in vars(part).items() if k.endswith('hooks')]
+    hooks += [p._backward_hooks for p in params]
+    what = (
+        f'the loss {loss_func}'
+        if loss_func not in (F.cross_entropy, cross_entropy) else
+        f'the layers of {type(model).__name__}'
+        if [*map(type, parts)] != [nn.Linear, nn.ReLU, nn.Linear]
+        or len(params) != 4 else
+        f'the forward of {type(model).__name__}'
+        if not model(x := params[0][:1]).allclose(layers(x), equal_nan=True)
+        else 'frozen parameters'
+        if not all(p.requires_grad for p in params) else
+        'hooks' if any(hooks) else
+        f'the optimizer {type(optimizer).__name__}, as it is set'
+        if type(optimizer).__name__ not in ('PlainSGD', 'SGD')
+        or any(map(group.get, options))
+        or {*map(id, group['params'])} != {*map(id, params)} else '')
     if what:
-        raise ValueError(f'{what}: the loop without autograd trains Linear, '
-                         'ReLU, Linear by plain SGD on the cross entropy; '
-                         'use train_epoch')
+        raise ValueError(f'{what}: the loop without autograd trains '
+                         'Linear, ReLU, Linear by plain SGD on the cross '
+                         'entropy; use train_epoch')
     return float(group['lr'])
 
 # %% ../nbs/07_speed.ipynb #58819584
@@ -168,21 +184,72 @@ def _numpy_loop(net, x, y, bs, lr):
                         (w2, G.T @ h), (b2, G.sum(0))):
             p -= step
 
+# %% ../nbs/07_speed.ipynb #65d586b1
+def _give_back(net, arrays):
+    with torch.no_grad():
+        for p, a in zip(net.parameters(), arrays):
+            p.copy_(torch.tensor(np.asarray(a).T))
+
 # %% ../nbs/07_speed.ipynb #2d3d1803
 def _scikit_learn(net, x, y, bs, lr):
     from sklearn.neural_network import MLPClassifier
-    w1, b1, w2, b2 = net.parameters()
+    w1, b1, w2, b2 = (p.detach().numpy().T for p in net.parameters())
     clf = MLPClassifier(len(b1), solver='sgd', batch_size=bs, alpha=0,
                         learning_rate_init=lr, momentum=0, random_state=0,
                         nesterovs_momentum=False)
     x, y = x.numpy(), y.numpy()
     clf.partial_fit(x[:bs], y[:bs], classes=range(len(b2)))
-    clf.coefs_[:] = [w.detach().numpy().T.copy() for w in (w1, w2)]
-    clf.intercepts_[:] = [b.detach().numpy().copy() for b in (b1, b2)]
+    clf.coefs_[:], clf.intercepts_[:] = deepcopy([(w1, w2), (b1, b2)])
     clf.partial_fit(x, y)
-    with torch.no_grad():
-        for p, q in zip((w1, w2, b1, b2), (*clf.coefs_, *clf.intercepts_)):
-            p.copy_(torch.from_numpy(q.T))
+    (w1, w2), (b1, b2) = clf.coefs_, clf.intercepts_
+    _give_back(net, (w1, b1, w2, b2))
+
+# %% ../nbs/07_speed.ipynb #e085d5c1
+@cache
+def _jax_epoch():
+    import jax
+    def loss(params, xb, yb):
+        w1, b1, w2, b2 = params
+        logits = jax.nn.relu(xb @ w1 + b1) @ w2 + b2
+        log_probs = jax.nn.log_softmax(logits)
+        return -jax.numpy.take_along_axis(log_probs, yb[:, None], 1).mean()
+    def epoch(params, x, y, lr):
+        def step(params, batch):
+            value, g = jax.value_and_grad(loss)(params, *batch)
+            return jax.tree.map(lambda p, g: p - lr*g, params, g), value
+        return jax.lax.scan(step, params, (x, y))[0]
+    return jax.jit(epoch)
+
+def _jax(net, x, y, bs, lr):
+    from jax import dlpack
+    params = [dlpack.from_dlpack(p.detach().t().clone(
+        memory_format=torch.contiguous_format)) for p in net.parameters()]
+    full = max(len(x)//bs, 1)
+    for xs, ys in zip(x.split(full*bs), y.int().split(full*bs)):
+        shape = (full, bs) if len(ys) == full*bs else (1, len(ys))
+        xs = dlpack.from_dlpack(xs.view(*shape, -1))
+        ys = dlpack.from_dlpack(ys.view(shape))
+        params = _jax_epoch()(params, xs, ys, lr)
+    _give_back(net, params)
+
+# %% ../nbs/07_speed.ipynb #abf9290b
+@cache
+def _keras_model(nh, lr):
+    backend = 'jax' if find_spec('jax') else 'torch'
+    os.environ.setdefault('KERAS_BACKEND', backend)
+    import keras
+    model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(
+        nh, 'relu'), keras.layers.Dense(10)])
+    model.compile(keras.optimizers.SGD(lr),
+                  keras.losses.SparseCategoricalCrossentropy(True))
+    return model
+
+def _keras(net, x, y, bs, lr):
+    params = [p.detach().numpy().T for p in net.parameters()]
+    model = _keras_model(len(params[1]), lr)
+    model.set_weights(params)
+    model.fit(x.numpy(), y.numpy(), bs, shuffle=False, verbose=0)
+    _give_back(net, model.get_weights())
 
 # %% ../nbs/07_speed.ipynb #75edd4a8
 def _in_order(net, x, y, bs, lr):
@@ -197,20 +264,30 @@ _WAYS = {
     'without autograd, shuffled': partial(_fit, epoch_func=manual_epoch),
     'fit, shuffled': _fit, 'bare loop': _bare_loop,
     'DataLoader loop, shuffled': _data_loader,
-    'NumPy by hand': _numpy_loop, 'scikit-learn, shuffled': _scikit_learn}
+    'NumPy by hand': _numpy_loop, 'scikit-learn, shuffled': _scikit_learn,
+    'JAX, jit and scan': _jax, 'Keras': _keras}
+_NEEDS = {_scikit_learn: 'sklearn', _jax: 'jax', _keras: 'keras'}
 
 # %% ../nbs/07_speed.ipynb #9d71aee9
 @contextmanager
-def _one_thread():
-    "One thread in PyTorch, and in NumPy where it can be said."
+def _on_threads(threads):
+    "As many threads in PyTorch, and in the others where it can be said."
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, before)
         if find_spec('threadpoolctl'):
             from threadpoolctl import threadpool_limits
-            stack.enter_context(threadpool_limits(1))
-        stack.callback(torch.set_num_threads, before)
+            stack.enter_context(threadpool_limits(threads))
+        stack.enter_context(patch.dict(os.environ, NPROC=str(threads)))
         yield
+
+# %% ../nbs/07_speed.ipynb #268b3bb0
+def _processor():
+    cpuinfo = Path('/proc/cpuinfo')  # Linux has it
+    text = cpuinfo.read_text() if cpuinfo.exists() else ''
+    named = re.search(r'model name\s*: (.+)', text)
+    return named[1] if named else platform.processor() or platform.machine()
 
 # %% ../nbs/07_speed.ipynb #e8f988f1
 def benchmark(
@@ -221,9 +298,10 @@ def benchmark(
     nh: int = 50,  # hidden activations
     rounds: int = 5,  # how often each way does an epoch, in turns
     seed: int = 1,  # for the initial weights, which are the same for all
+    threads: int = 1,  # of each way
 ) -> pd.DataFrame:  # a row per way: seconds, ratio to the floor, accuracy
     "Time an epoch of the same training in all ways that are installed."
-    check_positive(bs=bs, nh=nh, rounds=rounds)
+    check_positive(bs=bs, nh=nh, rounds=rounds, threads=threads)
     check_positive(whole=False, lr=lr)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -234,11 +312,14 @@ def benchmark(
     def once(name):
         nets[name] = deepcopy(start)
         _WAYS[name](nets[name], *train, bs, lr)
-    ways |= {name: partial(once, name) for name in _WAYS
-             if name[:6] != 'scikit' or find_spec('sklearn')}
-    with _one_thread():
-        seconds = best_times(ways, rounds)
+    ways |= {name: partial(once, name) for name, way in _WAYS.items()
+             if way not in _NEEDS or find_spec(_NEEDS[way])}
+    clock = _CLOCK if threads == 1 else time.perf_counter
+    with _on_threads(threads):
+        seconds = best_times(ways, rounds, clock)
     table = pd.DataFrame({'seconds': seconds}).rename_axis('way')
+    table.attrs = {'processor': _processor(), 'threads': threads,
+                   'torch': torch.__version__}
     table['ratio'] = table.seconds/seconds['matmul floor']
     table['accuracy'] = pd.Series({name: evaluate(net, valid)[1]
                                    for name, net in nets.items()})

@@ -8,6 +8,7 @@ __all__ = ['Model', 'accuracy', 'report', 'PlainSGD', 'minibatches', 'evaluate',
 # %% ../nbs/03_training.ipynb #fc2de509
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import pandas as pd
 import torch
@@ -107,7 +108,8 @@ def minibatches(
         return zip(x.split(bs), y.split(bs))
     order = torch.randperm(len(x), generator=generator, device='cpu')
     rows = order.to(x.device).split(bs)
-    return zip(map(x.__getitem__, rows), map(y.__getitem__, rows))
+    return zip(map(partial(x.index_select, 0), rows),
+               map(partial(y.index_select, 0), rows))
 
 # %% ../nbs/03_training.ipynb #f63e0b2d
 @torch.no_grad()

@@ -1,4 +1,5 @@
 """mnist_mb.checks: what is refused, with which error and which words; and what is let through."""
+import os
 import re
 from math import inf, nan
 
@@ -283,14 +284,22 @@ def test_a_figure_is_closed_if_drawing_fails_and_others_stay():
 def test_output(tmp_path):
     there = tmp_path/'there.pt'
     there.write_text('x')
+    (tmp_path/'circle').symlink_to(tmp_path/'circle')
     for path, words in ((tmp_path, 'it is a folder'), (tmp_path/'no'/'a.pt', 'there is no folder'),
-                        (there, 'exists: choose another name, or say --overwrite')):
+                        (there, 'exists: choose another name, or say --overwrite'),
+                        (tmp_path/'circle', 'symbolic links|loop'),
+                        (tmp_path/('x'*300), 'File name too long')):
         with pytest.raises(ValueError, match=words):
             check_output(path)
     with pytest.raises(ValueError, match='or say overwrite=True'):
         check_output(str(there), cure='overwrite=True')
     check_output(there, overwrite=True)
     check_output(tmp_path/'new.pt')
+    (tmp_path/'circle').unlink()
+    there.chmod(0o444)
+    for path, words in ((there, 'read-only'), (os.devnull, 'no regular file')):
+        with pytest.raises(ValueError, match=words):
+            check_output(path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ['there.pt'] and there.read_text() == 'x'
 
 
