@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['check_positive', 'check_logits', 'check_target', 'check_probabilities', 'check_nll', 'check_cross_entropy',
-           'eval_mode', 'check_fit', 'check_output', 'verdict']
+           'eval_mode', 'check_fit', 'check_table', 'close_if_it_fails', 'check_output', 'verdict']
 
 # %% ../nbs/13_checks.ipynb #11508c7f
+import os
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from math import log
@@ -30,6 +32,8 @@ def check_positive(
                   else (Real, 'positive number'))
     for name, value in numbers.items():
         fits = isinstance(value, kind) and not isinstance(value, bool)
+        if isinstance(value, Integral) and value > sys.maxsize:
+            raise ValueError(f'{name} is larger than {sys.maxsize}')
         if not (fits and 0 < value < float('inf')):
             raise ValueError(f'{name} is {value!r}; it must be a {what}')
 
@@ -43,6 +47,8 @@ def check_logits(
         raise TypeError(f'{name} is a {type(x).__name__}, not a tensor: '
                         f'use torch.as_tensor({name})')
     seen = tuple(x.shape)
+    if x.layout != torch.strided:
+        raise TypeError(f'{name} are sparse: use {name}.to_dense()')
     if not x.is_floating_point():
         raise TypeError(f'{name} have dtype {x.dtype}: use {name}.float(); or were the '
                         f'arguments exchanged? First come {name}, then target')
@@ -70,6 +76,8 @@ def check_target(
         raise TypeError(f'target is a {type(target).__name__}, not a tensor: '
                         'use torch.as_tensor(target)')
     _check_shape(target, n, c)
+    if not isinstance(ignore_index, Integral | None) or abs(ignore_index or 0) >= 2**63:
+        raise TypeError(f'ignore_index is {ignore_index!r:.40}; it must be a whole number')
     if not values:
         return
     used = target.long()
@@ -160,7 +168,7 @@ def check_cross_entropy(
         check_target(target, n, c, ignore_index, values)
     if reduction not in ('mean', 'sum', 'none'):
         raise ValueError(f"reduction is {reduction!r}; it can be 'mean', 'sum' or 'none'")
-    if not 0 <= label_smoothing <= 1:
+    if not isinstance(label_smoothing, Real) or not 0 <= label_smoothing <= 1:
         raise ValueError(f'label_smoothing is {label_smoothing}; it is a share, 0 to 1')
     if weight is not None:
         _check_weight(weight, c, values)
@@ -183,6 +191,8 @@ def eval_mode(
     model: nn.Module,  # any module
 ) -> Iterator[None]:
     "The model in evaluation mode while the block runs; then each part as it was."
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'model is a {type(model).__name__}, not an nn.Module')
     parts = list(model.modules())
     modes = list(map(attrgetter('training'), parts))
     model.eval()
@@ -202,43 +212,126 @@ def check_fit(
     lr: float,  # learning rate
     loss_func: Callable,  # (logits, target) -> mean loss
     opt_func: Callable,  # (parameters, lr=…) -> optimizer
+    own_epoch: bool = False,  # an epoch_func that may do it otherwise?
 ) -> None:
     "Raise an error that says what `fit` can't use of what it is given."
     check_positive(epochs=epochs, bs=bs)
     check_positive(whole=False, lr=lr)
-    if isinstance(loss_func, type):
-        raise TypeError(f'loss_func is the class {loss_func.__name__}: make one of it, '
-                        f'{loss_func.__name__}()')
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'model is a {type(model).__name__}, not an nn.Module')
+    params = [*model.parameters()]
+    if not own_epoch and not torch.is_grad_enabled():
+        raise ValueError('gradients are switched off, and training needs them: leave '
+                         'torch.no_grad() or torch.inference_mode()')
+    if not own_epoch and not any(map(attrgetter('requires_grad'), params)):
+        raise ValueError('the model has no parameter that requires a gradient; if all '
+                         'are frozen, model.requires_grad_() frees them')
+    if params and lr > (most := torch.finfo(params[0].dtype).max):
+        raise ValueError(f'lr is {lr}; the weights have numbers up to {most:.3g}')
+    if isinstance(loss_func, type) or not callable(loss_func):
+        raise TypeError(f'loss_func is {loss_func!r}; it must be a function (logits, '
+                        'target), or an object such as nn.CrossEntropyLoss()')
+    if getattr(loss_func, 'reduction', 'mean') == 'none' and not own_epoch:
+        raise ValueError("loss_func has reduction='none', and training needs one number")
     if not callable(opt_func):
         raise TypeError(f'opt_func is a {type(opt_func).__name__}; it must be a class of '
                         'optimizers, or a function (parameters, lr=…) that makes one')
+    if getattr(opt_func, 'func', opt_func) is torch.optim.LBFGS and not own_epoch:
+        raise ValueError('LBFGS asks for the loss several times a step: give fit an '
+                         'epoch_func that calls optimizer.step(closure)')
     for name, data in (('train', train), ('valid', valid)):
         if data is None and name == 'valid':
             continue
         if not isinstance(data, tuple):
-            if not isinstance(data, Iterable) or isinstance(data, Iterator):
-                raise TypeError(f'{name} is a {type(data).__name__}; it must be a pair '
-                                '(x, y), or give minibatches again and again, as a '
-                                'DataLoader or a list does')
+            _check_batches(name, data)
             continue
-        kinds = list(map(type, data))
         x, y = data if len(data) == 2 else (None, None)
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-            raise TypeError(f'{name} is a tuple of {kinds}; it must be a pair of '
-                            'tensors (x, y): use torch.as_tensor')
+            raise TypeError(f'{name} is a tuple of {[*map(type, data)]}; it must be a '
+                            'pair of tensors (x, y): use torch.as_tensor (of a '
+                            'data frame, its .to_numpy(); names of classes become '
+                            'numbers by pandas.factorize)')
         if x.ndim == 0 or y.ndim == 0 or not len(x) == len(y) > 0:
             raise ValueError(f'{name}: x has the shape {tuple(x.shape)} and y '
                              f'{tuple(y.shape)}; as many rows are needed, at least one')
-        if name == 'valid' and y.ndim != 1:
-            raise ValueError(f'valid: y has the shape {tuple(y.shape)}; the accuracy '
-                             f'needs class numbers, ({len(x)},)')
-        if loss_func is F.cross_entropy and not y.is_floating_point():
-            c = deepcopy(model).eval()(x[:1]).shape[1]
-            used = y[y != -100]  # the number that PyTorch's loss leaves out
-            low, high = used.aminmax() if len(used) else (0, 0)
-            if not 0 <= low <= high < c:
-                raise IndexError(f'{name}: y has the value {low if low < 0 else high}, '
-                                 f'but the model gives {c} logits: 0 to {c-1}')
+        alone = name == 'train' and (bs == 1 or len(x) % bs == 1)
+        try:
+            with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+                out = (deepcopy(model).train() if alone else model)(x[:1])
+        except (RuntimeError, ValueError) as e:
+            raise ValueError(_why_not(e, name, x, bs)) from e
+        if not isinstance(out, Tensor):
+            raise TypeError(f'the model returns a {type(out).__name__}, and not logits')
+        if not (out.ndim == 2 and y.ndim == 1 and y.dtype == torch.int64
+                and 0 <= y.min() <= y.max() < out.shape[1]):
+            _check_labels(name, out, y, loss_func)
+
+# %% ../nbs/13_checks.ipynb #a83e5d11
+def _why_not(error, name, x, bs):
+    "Why the model can't take a row of `x`."
+    if 'more than 1 value per channel' in str(error):
+        return (f'{len(x)} rows in minibatches of {bs} leave one row, and batch '
+                'normalization needs two: take another bs, or DataLoader(TensorDataset('
+                '*train), bs, shuffle=True, drop_last=True)')
+    return (f"{name}: the model can't take a row of x, {x.dtype} of the shape "
+            f'{tuple(x[:1].shape)}: {error}')
+
+# %% ../nbs/13_checks.ipynb #e0f3a6c2
+def _check_labels(name, out, y, loss_func):
+    "Raise an error unless `y` goes together with logits such as `out`."
+    base = getattr(loss_func, 'func', loss_func)
+    entropy = base is F.cross_entropy or isinstance(base, nn.CrossEntropyLoss)
+    soft = y.is_floating_point() and y.shape[1:] == out.shape[1:]
+    if name == 'train' and (out.ndim != 2 or not entropy or soft):
+        return
+    options = getattr(loss_func, 'keywords', getattr(loss_func, '__dict__', {}))
+    try:
+        check_logits(out)
+        check_target(y, len(y), out.shape[1], options.get('ignore_index', -100))
+    except (TypeError, ValueError, IndexError) as e:
+        raise type(e)(f'{name}: {e}') from None
+    if name == 'train' and y.dtype not in (torch.int64, torch.uint8):
+        raise TypeError(f'train: y has dtype {y.dtype}, and the loss takes int64: '
+                        'use y.long()')
+
+# %% ../nbs/13_checks.ipynb #f41b7c08
+def _check_batches(name, data):
+    "Raise an error unless `data` can give minibatches in every epoch."
+    again = isinstance(data, Iterable) and not isinstance(data, Iterator | str | dict)
+    if not again or hasattr(data, 'ndim'):  # arrays and tables have a number of dims
+        raise TypeError(f'{name} is a {type(data).__name__}; it must be a pair (x, y), '
+                        'or give minibatches again and again, as a list does, or a '
+                        'DataLoader(dataset, bs, shuffle=True)')
+    if isinstance(data, list) and not data:
+        raise ValueError(f'{name}: there are no minibatches')
+    if isinstance(data, list) and not isinstance(data[0], Sequence):
+        raise TypeError(f'{name} is a list, and so it must hold minibatches (xb, yb); '
+                        'a pair (x, y) is a tuple')
+
+# %% ../nbs/13_checks.ipynb #9c2d7f40
+def check_table(
+    table,  # what should be a data frame
+    source: str,  # the function that returns such tables
+    *columns: str,  # what it must have
+) -> None:
+    "Raise a `TypeError` unless it is a table with these columns."
+    lacks = [c for c in columns if c not in getattr(table, 'columns', ())]
+    if lacks or not len(table):
+        raise TypeError(f'a {type(table).__name__} without {lacks or "rows"} is given; '
+                        f'it must be a table that {source} returns')
+
+# %% ../nbs/13_checks.ipynb #e7a90b24
+@contextmanager
+def close_if_it_fails() -> Iterator[None]:
+    "Close the figures that the block, or the decorated function, made before it failed."
+    import matplotlib.pyplot as plt
+    before = plt.get_fignums()
+    try:
+        yield
+    except BaseException:
+        for number in set(plt.get_fignums()) - set(before):
+            plt.close(number)
+        raise
 
 # %% ../nbs/13_checks.ipynb #ff0bd058
 def check_output(
@@ -247,17 +340,27 @@ def check_output(
     cure: str = '--overwrite',  # what the user says to allow that
 ) -> None:
     "Raise a `ValueError` unless the file can be written later."
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"can't write {path}: it is a folder")
-    if not path.parent.is_dir():
-        raise ValueError(f"can't write {path}: there is no folder {path.parent}")
-    if path.exists() and not overwrite:
-        raise ValueError(f'{path} exists: choose another name, or say {cure}')
+    path, why = Path(os.path.expanduser(os.path.expandvars(path))), ''
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as e:
-        raise ValueError(f"can't write into {path.parent}: {e.strerror}") from e
+        folder = path.resolve().parent  # of a link: where it leads
+        if path.is_dir():
+            why = 'it is a folder'
+        elif path.exists() and not path.is_file():
+            why = 'it is no regular file'
+        elif not folder.is_dir():
+            why = f'there is no folder {path.parent}'
+        elif path.exists() and not overwrite:
+            why = f'it exists: choose another name, or say {cure}'
+        elif path.exists() and not path.stat().st_mode & 0o222:
+            why = 'it is read-only'
+        else:
+            tempfile.TemporaryFile(dir=folder).close()
+            if path.exists():
+                open(path, 'ab').close()
+    except (OSError, RuntimeError) as e:  # RuntimeError: links in a circle
+        why = getattr(e, 'strerror', None) or str(e)
+    if why:
+        raise ValueError(f"can't write {path}: {why}")
 
 # %% ../nbs/13_checks.ipynb #7d1c74f5
 def verdict(

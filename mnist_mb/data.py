@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .drawing import draw
-from .files import (
-    DATASETS, DataError, cached, find_dataset)
+from .drawing import draw_set
+from .files import DATASETS, DataError, find_dataset
 
 # %% ../nbs/00_data.ipynb #82e9a163
 class Splits(tuple):
@@ -35,15 +34,16 @@ class Splits(tuple):
 # %% ../nbs/00_data.ipynb #360a9aaa
 def _tensors(images, labels):
     "The pair (x, y) of tensors; a `ValueError` if these are no bytes."
-    images, labels = np.asarray(images), np.asarray(labels)
-    if len(images) != len(labels):
-        raise ValueError(f'{len(images)} images, but {len(labels)} labels')
+    images, labels = np.asarray(images), np.asarray(labels, float)
+    if labels.shape != (n := len(images),):
+        raise ValueError(f'{n} images, but labels of shape {labels.shape}')
     low, high = images.min(initial=0), images.max(initial=0)
-    scaled = images.dtype.kind == 'f' and 0 < high <= 1
-    if low < 0 or high > 255 or scaled:
+    if not 0 <= low <= high <= 255 or 0 < high <= 1:
         raise ValueError(f'pixels from {low:.4g} to {high:.4g}; '
                          'they must be bytes, from 0 to 255')
-    x = torch.tensor(images, dtype=torch.float32).reshape(len(labels), -1)
+    if not ((labels >= 0) & (labels % 1 == 0)).all():
+        raise ValueError('labels must be class numbers: 0, 1, 2, and so on')
+    x = torch.tensor(images, dtype=torch.float32).flatten(1)
     return x.div_(256), torch.tensor(labels, dtype=torch.int64)
 
 # %% ../nbs/00_data.ipynb #0fb9fb0e
@@ -68,9 +68,6 @@ def load_mnist(
     name: str = 'mnist',  # or 'fashion', 'kmnist'
 ) -> Splits:  # three pairs (x, y) of 50,000, 10,000 and 10,000 rows
     "MNIST, verified, from the first place that has it; else a `DataError`."
-    if name not in DATASETS:
-        names = ', '.join(DATASETS)
-        raise ValueError(f'name is {name!r}; it can be one of {names}')
     arrays, source = find_dataset(path, download, name)
     return make_splits(arrays[:2], arrays[2:], 10_000,
                        name=name, source=source)
@@ -110,7 +107,7 @@ def _pictures(x, y, names):
         return x, ['']*len(x)
     if len(y) != len(x):
         raise ValueError(f'{len(x)} images, but {len(y)} class numbers')
-    return x, [names[t] if names else str(t) for t in map(int, y)]
+    return x, [str(t) if names is None else names[t] for t in map(int, y)]
 
 # %% ../nbs/00_data.ipynb #3ea3c88a
 def _grid(n, cols, height):
@@ -128,12 +125,7 @@ def drawn_digits(
     seed: int = 0,  # the same seed draws the same digits
 ) -> Splits:  # three pairs (x, y), like MNIST
     "50,000, 10,000 and 10,000 drawn digits; a copy is kept in the cache."
-    def images_and_labels():
-        generator = torch.Generator().manual_seed(seed)
-        parts = zip(*[draw(250, generator) for _ in range(280)])
-        return [torch.cat(part).byte().numpy() for part in parts]
-    shapes = (70_000, 28, 28), (70_000,)
-    x, y = cached(f'drawn-1-{seed}', shapes, images_and_labels)
+    x, y = draw_set(seed)
     return make_splits((x[:60_000], y[:60_000]), (x[60_000:], y[60_000:]),
                        10_000, name='drawn', source=f'strokes, seed {seed}')
 

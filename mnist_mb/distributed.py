@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .checks import check_positive
 from .files import DataError
 
 # %% ../nbs/08_distributed.ipynb #20dd73a9
@@ -28,6 +31,11 @@ def shard(
     size: int,  # processes in all
 ) -> tuple[Tensor, Tensor, float]:  # rows, labels, weight of their loss
     "What one of `size` processes does of a minibatch."
+    check_positive(size=size)
+    if not 0 <= rank < size:
+        raise ValueError(f'rank is {rank}; it can be 0 to {size - 1}')
+    if not all(map(torch.is_tensor, (xb, yb))) or len(xb) != len(yb):
+        raise TypeError('xb and yb must be tensors with as many rows')
     x, y = (t.tensor_split(size)[rank] for t in (xb, yb))
     if len(x) == 0:
         return xb[:1], yb[:1], 0.
@@ -80,7 +88,7 @@ def ranks() -> tuple[int, int, int]:  # rank, size, rank on this computer
 @contextmanager
 def process_group(
     device: str = 'cpu',  # 'cpu', or 'cuda': one GPU for each process
-    timeout: float = 20,  # seconds to wait for another process
+    timeout: float = 20,  # seconds to wait for another, from the start on
 ) -> Iterator[torch.device]:  # this process's own device
     "Join the processes that torchrun started, while the block runs."
     rank, size, local = ranks()
@@ -89,16 +97,34 @@ def process_group(
         raise ValueError(f'{", ".join(lacking)} not set in the environment: '
                          'start the program with torchrun, which sets them')
     own = _own_device(device, local)
-    wait = timedelta(seconds=timeout)
-    join = max(wait, timedelta(seconds=60))  # they don't all start at once
-    store, *_ = next(dist.rendezvous('env://', rank, size, timeout=join))
+    check_positive(whole=False, timeout=timeout)
+    store = _meet(rank, size, timeout)
     backend = 'cpu:gloo,cuda:nccl' if own.type == 'cuda' else 'gloo'
     dist.init_process_group(backend, store=store, rank=rank, world_size=size,
-                            timeout=wait)
+                            timeout=timedelta(seconds=timeout))
     try:
         yield own
     finally:
         dist.destroy_process_group()
+
+def _meet(rank, size, timeout):
+    "The store of all processes; an error if one of them doesn't come."
+    met = SimpleQueue()
+    def meet():
+        try:
+            wait = timedelta(seconds=timeout)
+            met.put(next(dist.rendezvous('env://', rank, size, timeout=wait)))
+        except Exception as e:
+            met.put([e])
+    Thread(target=meet, daemon=True).start()  # a stranger may hold the port
+    try:
+        store, *_ = met.get(timeout=timeout + 5)
+    except Empty:
+        raise RuntimeError('timed out waiting for rank 0; or another program '
+                           'has the port, MASTER_PORT') from None
+    if isinstance(store, Exception):
+        raise store
+    return store
 
 def _own_device(device, local):
     "The device of the process with the rank `local` on its computer."

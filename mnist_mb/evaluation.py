@@ -8,7 +8,7 @@ __all__ = ['predict', 'accuracy_interval', 'Comparison', 'mcnemar', 'confusion_m
 
 # %% ../nbs/04_evaluation.ipynb #02b441b3
 from math import sqrt
-from numbers import Integral
+from operator import index
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from .checks import (check_logits, check_positive,
-                             check_probabilities, check_target, eval_mode)
+                             check_probabilities, check_table, check_target,
+                             close_if_it_fails, eval_mode)
 from .softmax import log_softmax, softmax
 
 # %% ../nbs/04_evaluation.ipynb #34ac1ec7
@@ -35,7 +36,7 @@ def predict(
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f'x has the shape {tuple(x.shape)}: no rows')
     with eval_mode(model):
-        logits = torch.cat([model(xb) for xb in x.split(bs)])
+        logits = torch.cat([model(xb) for xb in x.split(int(bs))])
     if logits.ndim != 2 or len(logits) != len(x):
         raise ValueError(f'the model makes {tuple(logits.shape)} of '
                          f'{len(x)} rows, and not ({len(x)}, classes)')
@@ -48,11 +49,12 @@ def accuracy_interval(
     z: float = 1.96,  # standard deviations to each end; 1.96 for 95 %
 ) -> tuple[float, float]:  # low and high end, in [0, 1]
     "Wilson's score interval for an accuracy."
-    whole = isinstance(correct, Integral) and isinstance(n, Integral)
-    if not (whole and 0 <= correct <= n and n > 0):
-        raise ValueError(f'{correct} right of {n}: they must be whole '
-                         'numbers, 0 <= correct <= n')
+    correct, n = index(correct), index(n)  # of NumPy, a tensor: as an int
+    check_positive(n=n)
     check_positive(whole=False, z=z)
+    if not 0 <= correct <= n or z > 100:
+        raise ValueError(f'{correct} right of {n}, z is {z}: it must be '
+                         '0 <= correct <= n, and z 100 at most')
     p_hat, scale = correct/n, 1 + z**2/n
     middle = p_hat + z**2/(2*n)
     half = z*sqrt(p_hat*(1 - p_hat)/n + z**2/(4*n**2))
@@ -154,6 +156,7 @@ def _check_confusion(counts):
                          'least one, as from confusion_matrix, not shares')
 
 # %% ../nbs/04_evaluation.ipynb #d0e150b2
+@close_if_it_fails()
 def plot_confusion(
     counts: pd.DataFrame,  # what confusion_matrix returns
     ax=None,  # the matplotlib Axes to draw on; None: a new one
@@ -223,6 +226,8 @@ def calibration_table(
 ) -> pd.DataFrame:  # a row per bin: low, high, count, confidence, accuracy
     "Mean confidence and accuracy in bins of confidence; nan if empty."
     check_positive(bins=bins)
+    if bins > 10_000:
+        raise ValueError(f'bins is {bins}; it must be 10,000 at most')
     check_probabilities(probs)
     check_target(y, *probs.shape)
     sure, guess = probs.detach().max(1)
@@ -238,6 +243,7 @@ def calibration_table(
     return table.rename_axis('bin')
 
 # %% ../nbs/04_evaluation.ipynb #f9661b09
+@close_if_it_fails()
 def plot_calibration(
     table: pd.DataFrame,  # what calibration_table returns
     axes=None,  # two matplotlib Axes, one above the other; None: new ones
@@ -245,6 +251,8 @@ def plot_calibration(
     style: str = 'o-',  # marker and line
 ):  # -> the two Axes: reliability diagram, and rows per bin
     "Draw a reliability diagram, and the number of rows in each bin."
+    check_table(table, 'calibration_table', 'low', 'count', 'confidence',
+                'accuracy')
     axes = _reliability_axes() if axes is None else axes
     many, few = (table[table['count'].between(*ends)]
                  for ends in ((10, float('inf')), (1, 9)))

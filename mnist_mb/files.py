@@ -13,15 +13,19 @@ import hashlib
 import io
 import os
 import pickle
+import pickletools
+import re
 import sys
 import tempfile
 import time
 import warnings
 import zlib
 from collections.abc import Callable
+from difflib import get_close_matches
 from glob import glob
 from math import prod
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
@@ -92,6 +96,14 @@ DATASETS['kmnist'] = _zipped_only(
     ('20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c',
      5_120))
 
+# %% ../nbs/11_files.ipynb #029f3be2
+def _check_name(name, file=_FILES[0]):
+    "A `ValueError` unless there is such a set, with such a file."
+    for what, it, known in (('name', name, DATASETS), ('file', file, _FILES)):
+        if it not in known:
+            names = ', '.join(known)
+            raise ValueError(f'{what} is {it!r}; it can be one of {names}')
+
 # %% ../nbs/11_files.ipynb #e906d8e5
 def _content_size(file):
     "How many bytes the unzipped file has."
@@ -109,6 +121,12 @@ def _unzip(raw, most):
         what = f'a damaged gzip file of {len(raw):,} bytes'
         raise DataError(f'{what} ({e})') from e
 
+# %% ../nbs/11_files.ipynb #92a25fcc
+_FORMATS = {
+    b'PK': 'a zip archive', b'\x80': 'a pickle', b'PAR1': 'a Parquet file',
+    b'\x89HDF': 'an HDF5 file', b'\x93NUMPY': 'a NumPy array',
+    b'\x89PNG': 'a PNG picture', b'\xff\xd8\xff': 'a JPEG picture'}
+
 # %% ../nbs/11_files.ipynb #c970abc4
 def _describe(content):
     "What the bytes look like, for an error message."
@@ -117,12 +135,27 @@ def _describe(content):
         return 'an empty file'
     if b'<html' in head or b'<!doctype html' in head:
         return f'an HTML page of {size}'
+    if content[257:262] == b'ustar':
+        return f'a tar archive of {size}'
+    for start, what in _FORMATS.items():
+        if content.startswith(start):
+            return f'{what} of {size}'
+    if text := re.match(rb'[ -~]{9,40}', content):
+        return f'text of {size} that begins with {text[0].decode()!r}'
     try:
         a = parse_idx(content)
         what = f'shape {a.shape}, values up to {a.max(initial=0)}'
         return f'an IDX file of {size}, {what}'
     except DataError:
         return f'{size} that begin with {content[:8]!r}'
+
+# %% ../nbs/11_files.ipynb #351f70fa
+def _reason(e):
+    "Why something failed, in one line: the words of the innermost error."
+    inner = getattr(e, 'reason', None) or (e.args and e.args[0])
+    if isinstance(inner, Exception):
+        return _reason(inner)
+    return f'{type(e).__name__}: {e}'.splitlines()[0][:200]
 
 # %% ../nbs/11_files.ipynb #97293746
 def verify(
@@ -131,6 +164,7 @@ def verify(
     name: str = 'mnist',  # of which of the `DATASETS`
 ) -> bytes:  # the unzipped content
     "The content of `raw`, if it is that file; else a `DataError`."
+    _check_name(name, file)
     content_sum, zipped_sum, _ = DATASETS[name][file]
     content = _unzip(raw, _content_size(file) + 1)
     if hashlib.sha256(content).hexdigest() == content_sum:
@@ -155,17 +189,25 @@ def _read_idx(paths, file, name):
             wrong.append(f'{path}: {e}')
     raise DataError('; '.join(wrong))
 
+# %% ../nbs/11_files.ipynb #edc73a9a
+_TORCHVISION = {'mnist': 'MNIST/raw', 'fashion': 'FashionMNIST/raw',
+                'kmnist': 'KMNIST/raw'}
+_LAYOUTS = ('MNIST is read from a folder with its four files, a pickle of '
+            'three pairs of arrays (mnist.pkl.gz), or mnist.npz of Keras; '
+            'other data goes to make_splits')
+
 # %% ../nbs/11_files.ipynb #31e138da
 def _read_folder(folder, name):
     "The four arrays in a folder, verified."
     def spellings(file):
         for stem in (file, file.replace('-idx', '.idx')):
-            yield from (folder/stem, folder/f'{stem}.gz')
+            for path in (stem, f'{stem}.gz', f'{stem}/{stem}'):
+                yield from (folder/path, folder/_TORCHVISION[name]/path)
     found = [[p for p in spellings(file) if p.exists()] for file in _FILES]
     if not all(found):
         lacking = [file for file, paths in zip(_FILES, found) if not paths]
         raise DataError(f'{folder} lacks {", ".join(lacking)} '
-                        '(or the same with .gz)')
+                        f'(or the same with .gz); {_LAYOUTS}')
     return [_read_idx(paths, file, name)
             for file, paths in zip(_FILES, found)]
 
@@ -176,34 +218,50 @@ class _Type(str):
         pass
 
 class _Array:
-    "Stands for an array; keeps bytes: labels, or pixels times 256."
+    "Stands for an array; keeps what it is made of."
     def __setstate__(self, state):
-        _, shape, kind, by_column, data = state
-        data = data.encode('latin1') if isinstance(data, str) else data
-        values = np.frombuffer(data, '<' + kind[:2])
-        a, scale = np.empty(len(values), np.uint8), 1 + 255*(kind[0] == 'f')
-        with np.errstate(invalid='ignore'):  # a checksum refuses nan later
+        _, self.shape, self.kind, self.by_column, self.data = state
+
+    @property
+    def bytes(self):
+        "The array as bytes: labels, or pixels times 256."
+        text = isinstance(self.data, str)  # Python 2 had no other bytes
+        data = self.data.encode('latin1') if text else self.data
+        values = np.frombuffer(data, '<' + self.kind[:2])
+        a = np.empty(len(values), np.uint8)
+        scale = 256 if self.kind[0] == 'f' else 1
+        with np.errstate(all='ignore'):  # a checksum refuses nan later
             np.multiply(values, scale, out=a, casting='unsafe')
-        self.bytes = a.reshape(shape, order='F' if by_column else 'C')
+        return a.reshape(self.shape, order='F' if self.by_column else 'C')
 
 # %% ../nbs/11_files.ipynb #c0bbfc5b
 class ArrayUnpickler(pickle.Unpickler):
     "An unpickler that rebuilds arrays, as bytes, and refuses all else."
     def __init__(self, file):
         super().__init__(file, encoding='latin1')
+        self.file = file
+
+    def load(self):
+        "What the pickle holds, if it takes few steps; else a `DataError`."
+        start = self.file.tell()
+        for i, (op, arg, _) in enumerate(pickletools.genops(self.file)):
+            if i > 1000 or 'PUT' in op.name and arg > 1000:
+                raise DataError('the pickle takes too many steps')
+        self.file.seek(start)
+        return super().load()
 
     def find_class(self, module, name):
         "What stands for the name if an array needs it; else a `DataError`."
-        def from_buffer(data, kind, shape, order):
-            array = _Array()
-            array.__setstate__((1, shape, kind, order == 'F', bytes(data)))
-            return array
+        def array(data=None, kind=None, shape=None, order=None):
+            a = _Array()
+            a.__setstate__((1, shape, kind, order == 'F', data))
+            return a
         allowed = {
             'numpy.ndarray': lambda *_: None,
             'numpy.dtype': lambda kind, *_: _Type(kind),
-            'numpy.core.multiarray._reconstruct': lambda *_: _Array(),
-            'numpy.core.numeric._frombuffer': from_buffer,
-            '_codecs.encode': lambda text, _: text.encode('latin1')}
+            'numpy.core.multiarray._reconstruct': lambda *_: array(),
+            'numpy.core.numeric._frombuffer': array,
+            '_codecs.encode': lambda text, _: text}
         asked = f'{module}.{name}'
         known = asked.replace('numpy._core', 'numpy.core')
         if known not in allowed:
@@ -211,54 +269,96 @@ class ArrayUnpickler(pickle.Unpickler):
         return allowed[known]
 
 # %% ../nbs/11_files.ipynb #4a880eb9
-def _six_arrays(content):
-    "The three pairs of arrays in a pickle; any error is a `DataError`."
+_MOST = 250_000_000  # bytes; nothing that holds MNIST is longer
+
+def _from_pickle(content):
+    "Training and test arrays from a pickle of three pairs."
+    pairs = ArrayUnpickler(io.BytesIO(content)).load()
+    if sum(len(array.data) for pair in pairs for array in pair) > _MOST:
+        raise DataError('the arrays are too large for MNIST')
+    (x, y), (xv, yv), (xt, yt) = [(x.bytes, y.bytes) for x, y in pairs]
+    return np.concatenate([x, xv]), np.concatenate([y, yv]), xt, yt
+
+def _from_npz(content):
+    "Training and test arrays from Keras' file."
+    if content.count(b'PK\1\2') > 9:  # one for each file in it
+        raise ValueError('more than nine files')
+    with np.load(io.BytesIO(content)) as arrays:
+        if sum(i.file_size for i in arrays.zip.infolist()) > _MOST:
+            raise DataError('the arrays are too large for MNIST')
+        return [arrays[name].astype(np.uint8) for name in
+                ('x_train', 'y_train', 'x_test', 'y_test')]
+
+# %% ../nbs/11_files.ipynb #700c15f2
+def _parse_whole(content):
+    "MNIST's four arrays from the content of one file, verified."
+    read = _from_npz if content[:2] == b'PK' else _from_pickle
+    if not content.startswith((b'PK', b'\x80')) or len(content) > _MOST:
+        raise DataError(f'{_describe(content)}; {_LAYOUTS}')
     try:
-        pairs = ArrayUnpickler(io.BytesIO(content)).load()
-        x, y, xv, yv, xt, yt = [a.bytes for x, y in pairs for a in (x, y)]
-        return x, y, xv, yv, xt, yt
+        raw = [_to_idx(a.reshape(len(a), 28, 28) if a.ndim > 1 else a)
+               for a in read(content)]
     except DataError:
         raise
     except Exception as e:
-        why = str(e) or type(e).__name__
-        what = 'no pickle of three pairs of arrays'
-        raise DataError(f'{what} ({why})') from e
+        what = f'{_describe(content)} ({_reason(e)}); {_LAYOUTS}'
+        raise DataError(what) from e
+    return [parse_idx(verify(a, file)) for a, file in zip(raw, _FILES)]
 
 # %% ../nbs/11_files.ipynb #c909a102
-def _read_pickle(path, most=250_000_000):
-    "MNIST's four arrays from a pickle of three (x, y) pairs, verified."
+def _read_whole(path, name):
+    "The same from a file."
     try:
-        if (size := path.stat().st_size) > most:
+        if (size := path.stat().st_size) > _MOST:
             raise DataError(f'{size:,} bytes are too many for MNIST')
-        content = _unzip(path.read_bytes(), most + 1)
-        if content[:1] != b'\x80' or len(content) > most:
-            cure = 'give the folder with the four files, or mnist.pkl.gz'
-            raise DataError(f'{_describe(content)}; {cure}')
-        x, y, xv, yv, xt, yt = _six_arrays(content)
-        arrays = [np.concatenate([x, xv]).reshape(-1, 28, 28),
-                  np.concatenate([y, yv]), xt.reshape(-1, 28, 28), yt]
-        return [parse_idx(verify(_to_idx(a), file))
-                for a, file in zip(arrays, _FILES)]
-    except (DataError, ValueError) as e:  # ValueError: wrong shapes
+        content = _unzip(path.read_bytes(), _MOST + 1)
+        if content[:3] == b'\0\0\x08' or name != 'mnist':
+            folder = f'give its folder, {path.absolute().parent}'
+            raise DataError(f'{_describe(content)}; {folder}')
+        return _parse_whole(content)
+    except DataError as e:
         raise DataError(f'{path}: {e}') from e
+
+# %% ../nbs/11_files.ipynb #63eb08e3
+def _path(text):
+    "The path, with ~ and $VARIABLES replaced."
+    return Path(os.path.expanduser(os.path.expandvars(text)))
 
 # %% ../nbs/11_files.ipynb #19223829
 def read_dataset(
-    path: str | Path,  # a folder with the four files or the pickle, or that
+    path: str | Path,  # a folder, or the pickle, or Keras' file
     name: str = 'mnist',  # which of the `DATASETS`
 ) -> list[np.ndarray]:  # uint8: x and y for training, x and y for testing
     "A data set from one place, verified."
-    path = Path(os.path.expanduser(path))
+    _check_name(name)
+    wrong, path = [], _path(path)
     try:
         if not path.exists():
-            raise DataError(f'there is no file or folder {path}')
-        pickles = [p for p in (path, path/'mnist.pkl.gz', path/'mnist.pkl')
-                   if p.is_file() and name == 'mnist']
-        if pickles and not glob('t*-ubyte*', root_dir=path):
-            return _read_pickle(pickles[0])
-        return _read_folder(path, name)
-    except OSError as e:
+            raise DataError(_not_there(path))
+        inside = [path/file for file in _WHOLE if name == 'mnist']
+        whole = [p for p in (path, *inside) if p.is_file()]
+        if not whole or glob('t*-ubyte*', root_dir=path):
+            whole = [path, *whole]
+        for place in whole:
+            try:
+                read = _read_whole if place.is_file() else _read_folder
+                return read(place, name)
+            except (DataError, OSError) as e:
+                wrong.append(str(e))
+        raise DataError('; '.join(wrong))
+    except (OSError, ValueError) as e:
         raise DataError(f'{path}: {e}') from e
+
+# %% ../nbs/11_files.ipynb #133bb899
+_WHOLE = 'mnist.pkl.gz', 'mnist.pkl', 'mnist.npz'
+
+def _not_there(path):
+    "Says so, and which set may have been meant by a single word."
+    text, names = f'there is no file or folder {path}', [*DATASETS, 'drawn']
+    if path.name != str(path):
+        return text
+    close = get_close_matches(path.name.lower(), names, 1) or names
+    return f'{text}; did you mean the set {" or ".join(close)}?'
 
 # %% ../nbs/11_files.ipynb #624d3739
 MIRRORS = {
@@ -283,8 +383,8 @@ def _pooch():
 def cache_folder() -> Path:  # the folder need not exist
     "Where data that was fetched or drawn is kept; or `MNIST_MB_CACHE`."
     pooch = _pooch()
-    folder = os.environ.get('MNIST_MB_CACHE') or pooch.os_cache('mnist_mb')
-    return Path(os.path.expanduser(folder))
+    return _path(os.environ.get('MNIST_MB_CACHE')
+                 or pooch.os_cache('mnist_mb'))
 
 # %% ../nbs/11_files.ipynb #96252c7c
 def _manual_instructions(name):
@@ -310,6 +410,23 @@ class _Bounded(io.FileIO):
             raise DataError(f'too slow: {self.tell():,} of {self.most:,}')
         return super().write(data)
 
+# %% ../nbs/11_files.ipynb #052ba66d
+def _within(seconds, work):
+    "Call `work` in a thread; its error, or one if it takes too long."
+    errors = []
+    def run():
+        try:
+            work()
+        except Exception as e:
+            errors.append(e)
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        errors.append(DataError(f'too slow: over {seconds:g} seconds'))
+    if errors:
+        raise errors[0]
+
 # %% ../nbs/11_files.ipynb #32314f69
 def _fetch_file(file, folder, name, timeout):
     "Fetch a file that the folder lacks from the first mirror that has it."
@@ -320,8 +437,10 @@ def _fetch_file(file, folder, name, timeout):
         timeout=timeout, headers={'Accept-Encoding': 'identity'})
 
     def download(url, path, _):
-        with _Bounded(path, size, 10*timeout) as output:
-            get(url, output, None)
+        def work():
+            with _Bounded(path, size, 10*timeout) as output:
+                get(url, output, None)
+        _within(10*timeout, work)
         verify(Path(path).read_bytes(), file, name)  # says what it is
 
     tried = []
@@ -334,20 +453,13 @@ def _fetch_file(file, folder, name, timeout):
     raise DataError('\n'.join([f'no mirror gave {file} of {name}:', *tried,
                                _manual_instructions(name)]))
 
-# %% ../nbs/11_files.ipynb #351f70fa
-def _reason(e):
-    "Why a download failed, in one line: the words of the innermost error."
-    inner = getattr(e, 'reason', None) or (e.args and e.args[0])
-    if isinstance(inner, Exception):
-        return _reason(inner)
-    return f'{type(e).__name__}: {e}'.splitlines()[0][:200]
-
 # %% ../nbs/11_files.ipynb #a64a207a
 def fetch_dataset(
     name: str = 'mnist',  # which of the `DATASETS`
     timeout: float = 20,  # seconds without an answer, then the next mirror
 ) -> Path:  # the folder in the cache that now has the four files
     "Fetch what the cache lacks of a set; a `DataError` if it can't be had."
+    _check_name(name)
     pooch = _pooch()
     pooch.get_logger().setLevel('WARNING')  # else it names each address
     folder = cache_folder()/name
@@ -370,12 +482,12 @@ def _places(name):
     "Where a set may be: (the path, whether somebody named it)."
     inside = '' if name == 'mnist' else name
     if named := os.environ.get('MNIST_MB_DATA'):
-        place = Path(os.path.expanduser(named))/inside
+        place = _path(named)/inside
         if name == 'mnist' or os.path.exists(place):
             yield place, True
     for place in (Path('data')/inside, cache_folder()/name):
-        if (glob('t*-ubyte*', root_dir=place)
-                or glob('mnist.pkl*', root_dir=place)):
+        signs = ('t*-ubyte*', f'{_TORCHVISION[name]}/t*-ubyte*', *_WHOLE)
+        if any(glob(sign, root_dir=place) for sign in signs):
             yield place, False
 
 # %% ../nbs/11_files.ipynb #7d2f601b
@@ -385,7 +497,8 @@ def find_dataset(
     name: str = 'mnist',  # which of the `DATASETS`
 ) -> tuple[list[np.ndarray], str]:  # as from `read_dataset`, and the place
     "A data set from the first place that has it; else a `DataError`."
-    for place, named in [(path, True)] if path else _places(name):
+    _check_name(name)
+    for place, named in [(_path(path), True)] if path else _places(name):
         try:
             return read_dataset(place, name), str(place)
         except DataError as e:
@@ -403,14 +516,17 @@ def find_dataset(
 def write_whole(
     path: str | Path,  # the file; its folder must exist
     write: Callable,  # called with a temporary path of the same file name
+    overwrite: bool = True,  # may it replace a file?
 ) -> None:
     "Write a file under a temporary name, then give it its own."
-    path = Path(os.path.expanduser(path)).resolve()
+    path = _path(path).resolve()
     if path.exists() and not path.is_file():
         raise FileExistsError(f'{path} is there, and is no regular file')
-    folder = path.parent
-    with tempfile.TemporaryDirectory(prefix='.tmp-', dir=folder) as tmp:
+    prefix = f'.unfinished-{path.name[:40]}-'
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as tmp:
         write(Path(tmp)/path.name)
+        if not overwrite:
+            path.touch(exist_ok=False)  # fails if it came meanwhile
         os.replace(Path(tmp)/path.name, path)
 
 # %% ../nbs/11_files.ipynb #b9102a40
@@ -424,14 +540,15 @@ def cached(
     try:
         with (open(file if file.is_file() else '', 'rb') as content,
               np.load(content) as kept):
-            arrays = [kept[key] for key in kept]
+            arrays = [kept[f'{name}-{i}'] for i in range(len(shapes))]
         found = [(a.shape, a.dtype) for a in arrays]
         if found == [(shape, np.uint8) for shape in shapes]:
             return arrays
     except Exception:  # not there, half a file, or something else
         pass
     arrays = make()
+    named = {f'{name}-{i}': a for i, a in enumerate(arrays)}
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, lambda path: np.savez(path, *arrays))
+        write_whole(file, lambda path: np.savez(path, **named))
     return arrays

@@ -31,7 +31,7 @@ def cross_entropy(
     ignore_index: int | None = None,  # class number of rows to leave out
     reduction: str = 'mean',  # 'mean', 'sum', or 'none' for a loss per row
     label_smoothing: float = 0.,  # share of the target for all classes
-    check: bool = True,  # look at the values, and not at shapes only?
+    check: bool = True,  # look at values? Else, out of range costs 0
 ) -> Tensor:  # one number, or (n,); in the dtype of logits
     "Cross entropy of the softmax of `logits` with `target`."
     check_cross_entropy(logits, target, weight, ignore_index, reduction,
@@ -53,11 +53,9 @@ def cross_entropy(
         losses = losses.sum() / _counted(total, check)
     elif reduction == 'sum':
         losses = losses.sum()
-    return _as_given(losses, logits)
+    return losses.to(log_softmax(logits[:0]).dtype)
 
 # %% ../nbs/02_nll.ipynb #29dcf63c
-#| code-fold: true
-#| code-summary: "The helpers _counted and _as_given"
 def _counted(total, check):
     "How much all rows count together, by which the mean divides."
     if check and total == 0:
@@ -65,10 +63,3 @@ def _counted(total, check):
                          'ignored or have weight 0: skip it, for the mean '
                          'of nothing is no number')
     return total
-
-def _as_given(res, x):
-    "`res` in the dtype of `x`; under autocast as it is."
-    kind = x.device.type
-    wide = (torch.amp.is_autocast_available(kind)
-            and torch.is_autocast_enabled(kind))
-    return res if wide else res.to(x.dtype)

@@ -18,8 +18,9 @@ def _log_sum(z, dim):
 
 def _wide(x):
     "`x` in float32, or in float64 if that is what it has."
-    if not x.is_floating_point():
-        raise TypeError(f'x has dtype {x.dtype}: pass x.float()')
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        seen = getattr(x, 'dtype', type(x).__name__)
+        raise TypeError(f'x is of type {seen}: pass a tensor, as x.float()')
     return x if x.dtype == torch.float64 else x.float()
 
 # %% ../nbs/10_precision.ipynb #926749d0

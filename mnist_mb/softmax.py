@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 # %% ../nbs/01_softmax.ipynb #91f6f654
-#| code-fold: true
-#| code-summary: "The helpers _wide and _as_given"
 def _wide(x, dim=-1):
     "`x` in float32, or in float64 if that is what it has."
     if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -56,8 +54,6 @@ def log_softmax(
     return _as_given(z - z.exp().sum(dim, keepdim=True).log(), x)
 
 # %% ../nbs/01_softmax.ipynb #5cce0fda
-#| code-fold: true
-#| code-summary: "The helpers _floats and _dims"
 def _floats(x):
     "`x`, with whole numbers as floats."
     whole = isinstance(x, Tensor) and not (

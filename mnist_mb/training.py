@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .checks import check_fit, check_positive, eval_mode
+from .checks import (check_fit, check_logits, check_positive,
+                             check_table, check_target, close_if_it_fails,
+                             eval_mode)
 
 # %% ../nbs/03_training.ipynb #e4dce14b
 class Model(nn.Module):
@@ -39,14 +41,17 @@ class Model(nn.Module):
 def accuracy(
     logits: Tensor,  # (n, n_classes); probabilities do as well
     target: Tensor,  # (n,), class numbers
+    ignore_index: int = -100,  # the number of rows that don't count
 ) -> Tensor:  # scalar in [0, 1], float32
     "The share of rows whose largest logit is the right class's."
-    shapes = tuple(logits.shape), tuple(target.shape)
-    if logits.ndim != 2 or shapes[0][:1] != shapes[1] or not len(logits):
-        raise ValueError('logits and target have the shapes {} and {}; '
-                         'it must be (n, classes), (n,)'.format(*shapes))
+    if not (type(logits) is type(target) is Tensor and ignore_index == -100
+            and logits.is_floating_point() and target.dtype == torch.int64
+            and logits.ndim == 2 and logits.shape[:1] == target.shape != (0,)
+            and 0 <= target.min() <= target.max() < logits.shape[1]):
+        check_logits(logits)
+        check_target(target, *logits.shape, ignore_index)
     right = (logits.argmax(1) == target) & ~logits.isnan().any(1)
-    return right.float().mean()
+    return right[target.long() != ignore_index].float().mean()
 
 # %% ../nbs/03_training.ipynb #d3fae352
 def report(
@@ -66,6 +71,10 @@ class PlainSGD:
         lr: float,  # learning rate
     ):
         self.params, self.lr = list(params), lr
+        check_positive(whole=False, lr=lr)
+        tensors = self.params and all(map(torch.is_tensor, self.params))
+        if torch.is_tensor(params) or not tensors:
+            raise ValueError('params must be tensors: model.parameters()')
 
     @torch.no_grad()
     def step(self) -> None:
@@ -89,9 +98,12 @@ def minibatches(
 ) -> Iterator[tuple[Tensor, Tensor]]:  # pairs (xb, yb): (bs, …), (bs,)
     "All rows of `x` and `y`, in minibatches of `bs`."
     check_positive(bs=bs)
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        raise TypeError('x and y must be tensors: use torch.as_tensor')
     if not 0 < len(x) == len(y):
         raise ValueError(f'{len(x)} rows of x and {len(y)} of y: as many '
                          'are needed, and at least one')
+    bs = int(min(bs, len(x)))
     if not shuffle:
         return zip(x.split(bs), y.split(bs))
     order = torch.randperm(len(x), generator=generator, device='cpu')
@@ -110,16 +122,19 @@ def evaluate(
     "Mean loss and accuracy over all rows."
     if isinstance(data, tuple):
         data = minibatches(*data, bs, shuffle=False)
-    total, rows = 0., 0
+    elif isinstance(data, Tensor):
+        raise TypeError('data is one tensor: pass the pair (x, y)')
+    pairs = []
     with eval_mode(model):
         for xb, yb in data:
-            logits = model(xb)
-            means = torch.stack([loss_func(logits, yb),
-                                 accuracy(logits, yb)])
-            total, rows = total + len(yb)*means, rows + len(yb)
-    if not rows:
+            pairs.append((model(xb), yb))
+    if not pairs:
         raise ValueError('there are no minibatches')
-    return tuple((total/rows).tolist())
+    logits, target = map(torch.cat, zip(*pairs))
+    options = getattr(loss_func, '__dict__', {})  # of a partial: keywords
+    options = getattr(loss_func, 'keywords', options)
+    acc = accuracy(logits, target, options.get('ignore_index', -100))
+    return loss_func(logits, target.long()).item(), acc.item()
 
 # %% ../nbs/03_training.ipynb #40501091
 def train_epoch(
@@ -127,8 +142,10 @@ def train_epoch(
     batches: Iterable,  # of pairs (xb, yb)
     optimizer: PlainSGD | torch.optim.Optimizer,  # of its parameters
     loss_func: Callable = F.cross_entropy,  # (logits, target) -> mean
-) -> float:  # mean loss of all rows, each before its step
+) -> float:  # mean over the rows of their minibatches' losses
     "One pass of training over the minibatches."
+    if not isinstance(model, nn.Module) or isinstance(batches, tuple | Tensor):
+        raise TypeError('pass a model, and minibatches(x, y, bs)')
     model.train()
     total, rows = 0., 0
     for xb, yb in batches:
@@ -156,7 +173,8 @@ def fit(
     epoch_func: Callable = train_epoch,  # what trains for one epoch
 ) -> pd.DataFrame:  # per epoch: train_loss, valid_loss, valid_accuracy
     "Train on shuffled minibatches."
-    check_fit(model, train, valid, epochs, bs, lr, loss_func, opt_func)
+    check_fit(model, train, valid, epochs, bs, lr, loss_func, opt_func,
+              own_epoch=epoch_func is not train_epoch)
     optimizer, history = opt_func(model.parameters(), lr=lr), []
     order = torch.Generator().manual_seed(seed)
     hide_bar = None if progress is None else not progress
@@ -178,11 +196,15 @@ def fit(
                         dtype=float)
 
 # %% ../nbs/03_training.ipynb #8a5d6310
+#| code-fold: true
+#| code-summary: "plot_history"
+@close_if_it_fails()
 def plot_history(
     history: pd.DataFrame,  # what fit returns
 ):  # -> two matplotlib Axes: losses, and accuracy where there is one
     "Draw loss and accuracy, in percent, against the epochs."
     import matplotlib.pyplot as plt
+    check_table(history, 'fit', 'train_loss')
     _, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout='constrained')
     for column, style in (('train_loss', 'o-'), ('valid_loss', 's--')):
         if column in history:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checks import check_fit, check_positive
+from .checks import (check_fit, check_positive, check_table,
+                             close_if_it_fails)
 from .training import minibatches, train_epoch
 
 # %% ../nbs/05_tuning.ipynb #d310116d
@@ -32,11 +33,11 @@ def lr_find(
 ) -> pd.DataFrame:  # a row per step: lr (the index), loss before the step
     "The learning-rate range test: train a copy while the rate grows."
     _check_range(low, high, steps)
+    check_fit(model, train, None, 1, bs, high, loss_func, opt_func)
     gpus = {p.device for p in model.parameters() if p.device.type == 'cuda'}
     rates = [low*(high/low)**(k/(steps - 1)) for k in range(steps)]
     loss, losses = None, []
     with torch.random.fork_rng(devices=list(gpus)):
-        check_fit(model, train, None, 1, bs, low, loss_func, opt_func)
         model = deepcopy(model)
         optimizer = opt_func(model.parameters(), lr=low)
         for lr, batch in zip(rates, _endless(train, bs, seed)):
@@ -78,6 +79,7 @@ def _running(table):
     return table.loss.ewm(alpha=0.1).mean()
 
 # %% ../nbs/05_tuning.ipynb #6fd61203
+@close_if_it_fails()
 def plot_lr_find(
     table: pd.DataFrame,  # what lr_find returns
     ax=None,  # the matplotlib Axes to draw on; None: a new one
@@ -86,8 +88,9 @@ def plot_lr_find(
 ):  # -> the Axes
     "Draw the running mean of the loss against the learning rate."
     import matplotlib.pyplot as plt
-    ax = ax or plt.subplots(figsize=(7, 3), layout='constrained')[1]
+    check_table(table, 'lr_find', 'loss')
     smooth = _running(table)
+    ax = ax or plt.subplots(figsize=(7, 3), layout='constrained')[1]
     ax.semilogx(smooth, style, label=label)
     ax.set(xlabel='learning rate', ylabel='running mean of the loss (nats)',
            ylim=(0, 1.8*smooth.iloc[0]))

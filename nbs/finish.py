@@ -2,7 +2,9 @@
 
 Formulas become MathML here, so that no page needs a script to show them, and none asks a third
 party for anything. An exported function appears once: its source is its entry. Pictures say how
-large they are, so that nothing moves while a page loads.
+large they are, so that nothing moves while a page loads, and a tap enlarges them. Phones get a
+table of contents, too. Links to this site are relative, so that a copy of it leads to itself. The
+search knows each name that the API page lists.
 """
 import html
 import json
@@ -31,7 +33,15 @@ LINK = re.compile(r'<hr>\s*<p>(<a [^>]*>source</a>)</p>\s*'
                   r'((?:</section>\s*)*<section [^>]*>\s*<h\d [^>]*>.*?</h\d>)')
 # Links to what has no entry
 PRIVATE = re.compile(r'<a href="[^"]*\.html#_\w+">(<code>\w+</code>)</a>')
-IMAGE = re.compile(r'<img src="([^":]+\.png)"(?! *(?:width|height))')
+IMAGE = re.compile(r'(?<!zoom">)<img src="([^":]+\.png)"([^>]*)>')
+# A function named as a class that stands before it, but for the capital: both have one anchor
+TWICE = re.compile(r'data-anchor-id="(\w+)">(?=[A-Z])(\w+)<.*?data-anchor-id="\1-1">\1<', re.S)
+NAMED = re.compile(r'<td[^>]*><a href="\./(\w+\.html#\w+)"><code>(\w+)</code></a></td>\s*'
+                   r'<td[^>]*>(.*?)</td>', re.S)
+TOC = re.compile(r'<nav id="TOC".*?(<ul>.*?</ul>)\s*(?:<div|</nav>)', re.S)
+HOME = re.compile(r'<link rel="canonical" href="(.*/)[^/]*">')
+# What a Markdown page has no use for
+HEAVY = re.compile(r'<script.*?</script>|<img [^>]*src="data:[^>]*>', re.S)
 
 
 def mathml(kind, tex):
@@ -47,6 +57,15 @@ def formula(match):
     return f'<span class="math {match[1]}">{shown}</span>'
 
 
+def source(match):
+    "The code as it is; that of helpers, which no entry names, folded."
+    names = re.findall(r'^(?:def|class) (\w+)', TAGS.sub('', match[1]), re.M)
+    if not names or not all(name.startswith('_') for name in names):
+        return match[1]
+    summary = f'Helper{"s" * (len(names) > 1)}: {", ".join(names)}'
+    return f'<details class="code-fold"><summary>{summary}</summary>{match[1]}</details>'
+
+
 def entry(match):
     "Without signature and docstring, where the source that follows has them."
     heading, name, sources, _ = match.groups()
@@ -54,36 +73,68 @@ def entry(match):
     return f'{heading}\n{sources}' if defined else match[0]
 
 
+def anchors(page):
+    "The class's own anchor, with the capital; what nbdev links is the function."
+    for name, capital in TWICE.findall(page):
+        page = re.sub(rf'(?<!html)(["#-]){name}"', rf'\1{capital}"', page)
+        page = page.replace(f'{name}-1"', f'{name}"')
+    return page
+
+
+def contents(page):
+    "The table of contents again, for phones, where Quarto shows none."
+    if not (toc := TOC.search(page)):
+        return page
+    links = re.sub(r' (?:id|class|data-scroll-target)="[^"]*"', '', toc[1])
+    listed = f'<details class="contents"><summary>On this page</summary>{links}</details>'
+    return re.sub(r'</header>(?=\s*<!-- WARNING)', lambda match: match[0] + listed, page)
+
+
 def finish(path):
     "Rewrite one page."
-    def sized(match):
-        picture = path.parent/match[1]
-        width, height = struct.unpack('>II', picture.read_bytes()[16:24])
-        return f'{match[0]} width="{width}" height="{height}" loading="lazy"'
+    def image(match):
+        src, rest = match.groups()
+        leads = 'playground.html' if path.name == 'index.html' else src
+        if 'width=' not in rest:
+            width, height = struct.unpack('>II', (path.parent/src).read_bytes()[16:24])
+            rest += f' width="{width}" height="{height}"'
+        if 'loading=' not in rest:
+            rest += ' loading="lazy"'
+        return f'<a href="{leads}" class="zoom"><img src="{src}"{rest}></a>'
 
     page = path.read_text(encoding='utf-8')
     page = SCRIPT.sub('', page)
     page = FORMULA.sub(formula, page)
-    page = SOURCE.sub(r'\1', ENTRY.sub(entry, page))
+    page = SOURCE.sub(source, ENTRY.sub(entry, page))
     page = LINK.sub(r'\2<p class="source">\1</p>', page)
     page = PRIVATE.sub(r'\1', page)
-    page = IMAGE.sub(sized, page)
+    page = IMAGE.sub(image, anchors(page))
+    home = HOME.search(page)
+    if home and path.name != '404.html':  # which is shown at any address
+        page = page.replace(f'<a href="{home[1]}', '<a href="')
+        page = contents(page)
     path.write_text(page, encoding='utf-8')
 
 
-def finish_search(path):
-    "Formulas in what the search finds read as text."
+def finish_search(path, names):
+    "Formulas in what the search finds read as text, and public names are found."
     sections = json.loads(path.read_text(encoding='utf-8'))
     for section in sections:
         text = section['text'].replace('Exported source', '')
         section['text'] = TEX.sub(lambda match: plain.get(match[0], match[0]), text)
-    path.write_text(json.dumps(sections, ensure_ascii=False), encoding='utf-8')
+    found = {section['objectID']: section for section in sections}
+    for href, name, sentence in NAMED.findall(names):
+        about = {'section': name, 'text': html.unescape(TAGS.sub('', sentence))}
+        found[href] = found[href.split('#')[0]] | {'objectID': href, 'href': href} | about
+    path.write_text(json.dumps([*found.values()], ensure_ascii=False), encoding='utf-8')
 
 
 if __name__ == '__main__':
     site = Path(os.environ['QUARTO_PROJECT_OUTPUT_DIR'])
     for page in site.glob('*.html'):
         finish(page)
-    for index in site.glob('search.json'):
-        finish_search(index)
+    if (site/'api.html').exists():  # not where a single page is rendered
+        finish_search(site/'search.json', (site/'api.html').read_text(encoding='utf-8'))
     (site/'404.md').unlink(missing_ok=True)
+    for document in site.glob('*.md'):
+        document.write_text(HEAVY.sub('', document.read_text(encoding='utf-8')), encoding='utf-8')

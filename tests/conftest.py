@@ -1,8 +1,10 @@
 """What several test files share: the real MNIST where there is one, and one thread for PyTorch."""
+import importlib
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,25 @@ def chromium():
     if not any(found):
         pytest.skip('needs Chromium')
     return next(filter(None, found))
+
+
+@pytest.fixture
+def user():
+    "A folder of an ordinary user, who is not allowed everything as root is."
+    if os.name == 'nt':
+        pytest.skip('Windows has other permissions')
+    for name in ('pooch', 'requests', 'encodings.idna'):  # which that user may not read
+        importlib.import_module(name)
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as tmp:
+        os.chmod(tmp, 0o777)
+        if root:
+            os.seteuid(65534)
+        try:
+            yield Path(tmp)
+        finally:
+            if root:
+                os.seteuid(0)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,9 @@
 """mnist_mb.checks: what is refused, with which error and which words; and what is let through."""
+import os
 import re
 from math import inf, nan
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from mnist_mb.checks import (check_cross_entropy, check_fit, check_logits, check_nll, check_output,
-                             check_positive, check_probabilities, check_target, eval_mode, verdict)
+                             check_positive, check_probabilities, check_target, close_if_it_fails,
+                             eval_mode, verdict)
 from mnist_mb.nll import cross_entropy, nll
 
+matplotlib.use('agg')
 LOGITS = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
 LOG_PROBS, TARGET = LOGITS.log_softmax(1), torch.arange(50) % 10
 COLUMN, ONE_HOT = TARGET[:, None], F.one_hot(TARGET, 10)
@@ -38,6 +42,12 @@ def test_no_rate(value):
 def test_numbers_that_pass():
     check_positive(bs=1, epochs=np.int64(3), n=np.uint8(2))
     check_positive(whole=False, lr=0.5, low=1, high=np.float32(2))
+
+
+def test_numbers_that_no_machine_holds():
+    for whole in (True, False):
+        with pytest.raises(ValueError, match='bs is larger than 9223372036854775807'):
+            check_positive(whole, bs=10**400)
 
 
 # -- predictions and targets: shapes and types are looked at even without the values
@@ -106,6 +116,12 @@ def test_one_bad_of_two(labels, seen):
 def test_targets_that_pass(kind):
     check_target(TARGET.to(kind), 50, 10)
     check_target(NONE, 50, 10, ignore_index=-100)
+
+
+@pytest.mark.parametrize('index', (nan, 1.5, '3', [1]))
+def test_ignore_index_is_a_whole_number(index):
+    with pytest.raises(TypeError, match=re.escape(f'ignore_index is {index!r}')):
+        cross_entropy(LOGITS, TARGET, ignore_index=index)
 
 
 # -- rows that add up to 1
@@ -217,9 +233,9 @@ BAD_FIT = [
     (dict(train=(PAIR[0].numpy(), PAIR[1])), TypeError, 'torch.as_tensor'),
     (dict(train=(PAIR[0][:3], PAIR[1])), ValueError, 'as many rows are needed'),
     (dict(train=(PAIR[0][:0], PAIR[1][:0])), ValueError, 'at least one'),
-    (dict(valid=(PAIR[0], PAIR[1][:, None])), ValueError, 'valid: y has the shape'),
-    (dict(valid=(PAIR[0], PAIR[1] + 1)), IndexError, 'valid: y has the value 2'),
-    (dict(train=(PAIR[0], PAIR[1] - 1)), IndexError, 'train: y has the value -1')]
+    (dict(valid=(PAIR[0], PAIR[1][:, None])), ValueError, r'valid: .*shape \(4, 1\)'),
+    (dict(valid=(PAIR[0], PAIR[1] + 1)), IndexError, 'valid: target has the value 2'),
+    (dict(train=(PAIR[0], PAIR[1] - 1)), IndexError, 'train: target has the value -1')]
 
 
 @pytest.mark.parametrize('wrong, error, words', BAD_FIT, ids=range(len(BAD_FIT)))
@@ -229,11 +245,40 @@ def test_fit_is_refused(wrong, error, words):
 
 
 @pytest.mark.parametrize('fine', (
-    {}, dict(train=[PAIR]), dict(valid=PAIR), dict(opt_func=lambda params, lr: None),
+    {}, dict(train=[PAIR]), dict(opt_func=torch.optim.LBFGS, own_epoch=True), dict(bs=np.int64(3)),
+    dict(loss_func=nn.CrossEntropyLoss(reduction='none'), own_epoch=True),
+    dict(model=nn.Linear(3, 2).requires_grad_(False), own_epoch=True),
+    dict(train=(PAIR[0], PAIR[1].byte())),
+    dict(train=(PAIR[0], NET(PAIR[0]).detach()), loss_func=F.mse_loss),
+    dict(train=(PAIR[0], PAIR[1].byte() + 255), loss_func=nn.CrossEntropyLoss(ignore_index=255)),
+    dict(valid=PAIR), dict(opt_func=lambda params, lr: None),
     dict(train=(PAIR[0], torch.tensor([0, -100, 1, 1]))), dict(loss_func=nn.CrossEntropyLoss()),
     dict(train=(PAIR[0], torch.rand(4, 2).softmax(1)))))
 def test_fit_passes(fine):
     check_fit(**GOOD | fine)
+
+
+# -- figures
+
+def test_a_figure_is_closed_if_drawing_fails_and_others_stay():
+    import matplotlib.pyplot as plt
+    kept = plt.figure().number
+
+    @close_if_it_fails()
+    def plot(fail):
+        "A plot."
+        made = plt.figure().number
+        assert plt.get_fignums() == [kept, made]
+        if fail:
+            raise KeyboardInterrupt
+        return made
+
+    with pytest.raises(KeyboardInterrupt):
+        plot(True)
+    assert plt.get_fignums() == [kept] and plot.__doc__ == 'A plot.'
+    made = plot(False)
+    assert plt.get_fignums() == [kept, made]
+    plt.close('all')
 
 
 # -- files
@@ -241,14 +286,22 @@ def test_fit_passes(fine):
 def test_output(tmp_path):
     there = tmp_path/'there.pt'
     there.write_text('x')
+    (tmp_path/'circle').symlink_to(tmp_path/'circle')
     for path, words in ((tmp_path, 'it is a folder'), (tmp_path/'no'/'a.pt', 'there is no folder'),
-                        (there, 'exists: choose another name, or say --overwrite')):
+                        (there, 'exists: choose another name, or say --overwrite'),
+                        (tmp_path/'circle', 'symbolic links|loop'),
+                        (tmp_path/('x'*300), 'File name too long')):
         with pytest.raises(ValueError, match=words):
             check_output(path)
     with pytest.raises(ValueError, match='or say overwrite=True'):
         check_output(str(there), cure='overwrite=True')
     check_output(there, overwrite=True)
     check_output(tmp_path/'new.pt')
+    (tmp_path/'circle').unlink()
+    there.chmod(0o444)
+    for path, words in ((there, 'read-only'), (os.devnull, 'no regular file')):
+        with pytest.raises(ValueError, match=words):
+            check_output(path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ['there.pt'] and there.read_text() == 'x'
 
 
@@ -272,3 +325,13 @@ def test_verdict(result, words):
 def test_verdict_of_an_error():
     words = verdict(lambda: 1/0, CASES)
     assert words == "not right: it ends with ZeroDivisionError: division by zero"
+
+
+def test_paths_have_variables_and_a_home(monkeypatch, tmp_path):
+    monkeypatch.setenv('SOMEWHERE', str(tmp_path))
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path/'there').touch()
+    for path in ('$SOMEWHERE/there', '${SOMEWHERE}/there', '~/there'):
+        with pytest.raises(ValueError, match='exists'):
+            check_output(path)
+        check_output(path, overwrite=True)

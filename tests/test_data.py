@@ -9,13 +9,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from running import ROOT, read
 from torch import nn
 
 import mnist_mb.data
-from mnist_mb import data
+from mnist_mb import data, drawing
 from mnist_mb.checks import verdict
 from mnist_mb.data import (
     CLASSES, DataError, Splits, drawn_digits, get_data, load_mnist, make_splits, show_images)
@@ -70,7 +71,14 @@ def test_splits_is_a_tuple_of_pairs():
     (IMAGES/255, NUMBERS, 2, 'pixels from 0 to 1;'),
     (IMAGES.astype(int) - 1, NUMBERS, 2, 'pixels from -1 to 254;'),
     (IMAGES.astype(int) + 1, NUMBERS, 2, 'pixels from 0 to 256;'),
-    (IMAGES, NUMBERS[:3], 2, '6 images, but 3 labels'),
+    (IMAGES*np.nan, NUMBERS, 2, 'pixels from nan'), (IMAGES > 9, NUMBERS, 2, 'pixels from 0 to 1;'),
+    (IMAGES % 2, NUMBERS, 2, 'pixels from 0 to 1;'),
+    (IMAGES, NUMBERS[:3], 2, r'6 images, but labels of shape \(3,\)'),
+    (IMAGES, np.eye(6), 2, r'6 images, but labels of shape \(6, 6\)'),
+    (IMAGES, NUMBERS/2, 2, 'must be class numbers'),
+    (IMAGES, NUMBERS.astype(int) - 1, 2, 'class numbers'),
+    (IMAGES, [0, 1, 2, 3, 4, np.nan], 2, 'class numbers'), (IMAGES, [*'abcdef'], 2, "float: '?'a'"),
+    (IMAGES[:0], NUMBERS[:0], 0, 'n_valid is 0, of 0 images'),
     (IMAGES, NUMBERS, -1, 'n_valid is -1'), (IMAGES, NUMBERS, 6, 'n_valid is 6, of 6 images'),
     (IMAGES, NUMBERS, 50, 'n_valid is 50')])
 def test_make_splits_refuses(images, labels, n_valid, words):
@@ -78,8 +86,10 @@ def test_make_splits_refuses(images, labels, n_valid, words):
         make_splits((images, labels), (IMAGES, NUMBERS), n_valid)
 
 
-def test_make_splits_takes_whole_floats():
-    x = make_splits((IMAGES.astype(float), NUMBERS), (IMAGES, NUMBERS), 0)[0][0]
+@pytest.mark.parametrize('labels', [NUMBERS.astype(float), [*'012345'], pd.Series([*'012345'])])
+def test_make_splits_takes_whole_floats(labels):
+    x, y = make_splits((IMAGES.astype(float), labels), (IMAGES, NUMBERS), 0)[0]
+    assert y.tolist() == NUMBERS.tolist()
     assert torch.equal(256*x, torch.as_tensor(IMAGES).reshape(6, 784).float())
 
 
@@ -114,6 +124,8 @@ def test_without_anything(nothing):
         get_data('kmnist')
     with pytest.raises(DataError, match='no file or folder a-path'):
         get_data('a-path')
+    with pytest.raises(DataError, match='folder MNIST; did you mean the set mnist'):
+        get_data('MNIST')
 
 
 @pytest.fixture
@@ -132,17 +144,18 @@ def test_auto_says_once_that_it_draws(nothing, quick):
     assert len(text) < 200 and "get_data('mnist')" in text
 
 
-@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='changes the user')
-def test_auto_draws_where_everything_is_closed(nothing, quick):
-    (nothing/'data').mkdir(mode=0)
-    (nothing/'cache').mkdir(mode=0)
-    os.chmod(nothing, 0o711)
-    os.seteuid(65534)
+def test_auto_draws_where_everything_is_closed(nothing, quick, user, monkeypatch):
+    monkeypatch.chdir(user)
+    monkeypatch.setenv('MNIST_MB_CACHE', str(user/'cache'))
+    monkeypatch.setenv('MNIST_MB_OFFLINE', '')  # it can't fetch, since it can't keep
+    for name in ('data', 'cache'):
+        (user/name).mkdir(mode=0)
     try:
-        with pytest.warns(UserWarning, match='drawn digits'):
+        with pytest.warns(UserWarning, match="drawn digits, not MNIST .can't write into .*cache"):
             assert get_data() == 'drawn'
     finally:
-        os.seteuid(0)
+        for name in ('data', 'cache'):
+            (user/name).chmod(0o700)
 
 
 def test_a_named_folder_must_be_right(nothing, quick, monkeypatch):
@@ -236,7 +249,7 @@ def test_drawn_digits_and_their_copy(nothing, monkeypatch):
     def blank(n, generator):
         calls.append(generator.initial_seed())
         return torch.full((n, 28, 28), len(calls) % 256).byte(), torch.full((n,), 3)
-    monkeypatch.setattr(data, 'draw', blank)
+    monkeypatch.setattr(drawing, 'draw', blank)
     (x, y), _, (x_test, _) = drawn_digits(7)
     assert set(calls) == {7} and len(calls) == 280 and (y == 3).all()
     assert x[0, 0]*256 == 1 and x_test[-1, 0]*256 == 280 % 256
@@ -247,7 +260,8 @@ def test_drawn_digits_and_their_copy(nothing, monkeypatch):
 
 
 def test_drawn_digits_without_a_cache(nothing, monkeypatch):
-    monkeypatch.setattr(data, 'draw', lambda n, g: (torch.zeros(n, 28, 28).byte(), torch.zeros(n)))
+    blank = torch.zeros(250, 28, 28).byte(), torch.zeros(250)
+    monkeypatch.setattr(drawing, 'draw', lambda n, generator: blank)
     (nothing/'wall').touch()
     monkeypatch.setenv('MNIST_MB_CACHE', str(nothing/'wall'/'cache'))
     assert drawn_digits()[2][0].shape == (10_000, 784)
@@ -354,7 +368,7 @@ def test_right_answers(check, answer, checks):
     ('bookkeeping', lambda n, bs: (n//bs, n % bs or bs), 'the short one counts'),
     ('bookkeeping', lambda n, bs: (ceil(n/bs), n % bs), 'never empty'),
     ('bookkeeping', lambda n, bs: (ceil(n/bs), bs), 'has what is left'),
-    ('bookkeeping', lambda n, bs: (n//bs + 1, n % bs), 'leave no short one'),
+    ('bookkeeping', lambda n, bs: (n//bs + 1, n % bs), 'no short one follows'),
     ('bookkeeping', lambda n, bs: n/bs, 'returns one number, two are asked'),
     ('bookkeeping', lambda n, bs: (float('nan'), 1), 'not right'),
     ('bookkeeping', lambda n, bs: bookkeeping(n, bs)[::-1], 'first the number'),

@@ -131,6 +131,16 @@ def test_shards(n, size):
     assert max(lengths) - min(lengths) <= 1
 
 
+@pytest.mark.parametrize('x, y, rank, size, error, words', [
+    (9, 9, 2, 2, ValueError, 'rank is 2; it can be 0 to 1'),
+    (9, 9, -1, 2, ValueError, 'rank is -1'),
+    (9, 9, 0, 0, ValueError, 'size is 0'), (9, 8, 0, 2, TypeError, 'as many rows'),
+    (9, None, 0, 2, TypeError, 'must be tensors')])
+def test_shard_refuses(x, y, rank, size, error, words):
+    with pytest.raises(error, match=words):
+        shard(torch.zeros(x), y and torch.zeros(y), rank, size)
+
+
 def test_ranks():
     with patch.dict(os.environ, clear=True):
         assert ranks() == (0, 1, 0)
@@ -143,6 +153,7 @@ def test_ranks():
 @pytest.mark.parametrize('env, why', [
     ({}, 'RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set.*torchrun'),
     ({k: v for k, v in ALONE.items() if k != 'MASTER_PORT'}, 'MASTER_PORT not set'),
+    ({'RANK': '1'}, 'RANK is 1; with WORLD_SIZE 1'), ({'WORLD_SIZE': '2'}, 'whole numbers'),
     (ALONE | {'RANK': 'x'}, 'whole numbers'), (ALONE | {'RANK': ''}, 'whole numbers'),
     (ALONE | {'RANK': '1'}, 'RANK is 1; with WORLD_SIZE 1 it can be 0 to 0'),
     (ALONE | {'WORLD_SIZE': '-2'}, 'whole'), (ALONE | {'LOCAL_RANK': '1.5'}, 'whole numbers')])
@@ -231,6 +242,43 @@ def test_torchrun(start, tmp_path):
     for line in out.splitlines():
         assert list(map(float, line.split()[1:])) == pytest.approx(losses, abs=CLOSE)
     assert sorted(line[0] for line in out.splitlines()) == ['0', '1']
+
+
+FORMING = '''
+import os, sys
+import torch.distributed as dist
+from mnist_mb.distributed import process_group, ranks, why_stopped
+if sys.argv[1] == str(ranks()[0]):  # killed on the way into the group
+    dist.init_process_group = lambda *args, **kw: os.kill(os.getpid(), 9)
+try:
+    with process_group(timeout=5):
+        pass
+except RuntimeError as e:
+    sys.exit(f'rank {ranks()[0]}: {why_stopped(e)}')
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dead', [0, 1])
+def test_a_process_is_killed_while_the_group_forms(start, dead):
+    results = [ended(run) for run in commands(start, '-c', FORMING, str(dead))]
+    assert results[dead][0] == -signal.SIGKILL
+    code, _, err = results[1 - dead]
+    assert code == 1 and f'rank {1 - dead}: another process has ended' in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('held', [True, False])
+def test_rank_0_does_not_come(start, held):
+    "PyTorch waits forever where the port belongs to a program that never answers."
+    with socket.socket() as stranger:
+        stranger.bind(('127.0.0.1', 0))
+        if held:
+            stranger.listen()
+        port = str(stranger.getsockname()[1])
+        code, _, err = ended(start('-c', FORMING, 'none', RANK='1', LOCAL_RANK='1', WORLD_SIZE='2',
+                                   MASTER_ADDR='127.0.0.1', MASTER_PORT=port))
+    assert code == 1 and 'rank 1: another process has ended or does not answer' in err
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import math
 from math import comb, sqrt
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -50,8 +51,15 @@ def test_none_or_all_right_is_exact(n):
 @pytest.mark.parametrize('bad', [(1, 0), (-1, 5), (6, 5), (0.96, 1), (4, 10.5), (4, 50, 0),
                                  (4, 50, -1.96), (4, 50, float('nan'))])
 def test_interval_refuses(bad):
-    with pytest.raises(ValueError):
+    with pytest.raises((ValueError, TypeError)):
         accuracy_interval(*bad)
+
+
+def test_interval_of_whole_numbers_of_any_kind():
+    for k in (torch.tensor([1, 1, 0]).bool().sum(), np.int64(2), np.uint8(2)):
+        assert accuracy_interval(k, torch.tensor(3)) == accuracy_interval(2, 3)
+    with pytest.raises(ValueError, match='n is larger'):
+        accuracy_interval(3, 10**400)
 
 
 # predict
@@ -75,6 +83,7 @@ def test_predict_leaves_model_and_random_numbers_alone():
     ((nn.Identity(), torch.zeros(5, 3), 0), ValueError, 'bs is 0'),
     ((nn.Identity(), torch.zeros(5, 3), 2.5), ValueError, 'bs is 2.5'),
     ((nn.Identity(), torch.zeros(5, 3).numpy()), TypeError, 'x is a ndarray.*as_tensor'),
+    ((torch.zeros(5), torch.zeros(5, 3)), TypeError, 'model is a Tensor, not an nn.Module'),
     ((nn.Flatten(0), torch.zeros(5, 3)), ValueError, r'\(15,\) of 5 rows')])
 def test_predict_refuses(args, error, why):
     with pytest.raises(error, match=why):
@@ -179,12 +188,17 @@ def test_plot_confusion(counts):
     shown = ax.images[0].get_array()
     assert shown.mask.tolist() == torch.eye(3).bool().tolist()
     assert (shown[0, 2], shown[2, 1], shown[0, 1]) == (1, 1, 0)
+    assert ax.images[0].get_clim() == (0, 1)
     assert [t.get_text() for t in ax.texts] == ['1', '', '1', '', '', '', '', '1', '']
     assert (ax.get_xlabel(), ax.get_ylabel()) == ('prediction', 'truth')
     assert [t.get_text() for t in ax.get_yticklabels()] == ['0', '1', '2']
     _, mine = plt.subplots()
     many = pd.DataFrame(torch.ones(21, 21).numpy())
     assert plot_confusion(many, mine) is mine and not mine.texts
+    ax = plot_confusion(pd.DataFrame([[9, 2], [1, 9]]))
+    assert ax.images[0].get_clim() == (0, 2)  # from 0, and white on dark
+    assert [t.get_color() for t in ax.texts] == ['black', 'white', 'black', 'black']
+    assert [t.get_weight() for t in ax.texts] == ['bold', 'normal', 'normal', 'bold']
 
 
 @pytest.mark.parametrize('func', [plot_confusion, recall])
@@ -277,6 +291,8 @@ def test_sums_of_a_table(dtype):
     ((FOUR.detach() - .2, FOUR_TRUTH), ValueError, 'value -0.2.*softmax'),
     ((FOUR.detach(), FOUR_TRUTH[:3]), ValueError, '3 class numbers'),
     ((FOUR.detach(), FOUR_TRUTH, 0), ValueError, 'bins is 0'),
+    ((FOUR.detach(), FOUR_TRUTH, 10**9), ValueError, '10,000 at most'),
+    ((FOUR.detach(), FOUR_TRUTH, 10**400), ValueError, 'bins is larger'),
     ((FOUR.detach()[:0], FOUR_TRUTH[:0]), ValueError, r'\(0, 3\)'),
     ((FOUR.detach(), FOUR_TRUTH + 1), IndexError, 'value 3'),
     ((FOUR.detach(), FOUR_TRUTH.float()), TypeError, 'long'),
@@ -293,6 +309,8 @@ def test_plot_calibration_fades_small_bins():
                           'count': [0, 4, 10, 80], 'confidence': [math.nan, .4, .6, .9],
                           'accuracy': [math.nan, .25, .5, .8]})
     axes = plot_calibration(table, label='a', style='s--')
+    assert [ax.get_ylabel() for ax in axes] == ['accuracy', 'rows']
+    assert (axes[1].get_xlabel(), axes[1].get_yscale()) == ('confidence', 'log')
     _, joined, faded = axes[0].lines
     assert joined.get_xdata().tolist() == [.6, .9] and joined.get_ydata().tolist() == [.5, .8]
     assert (faded.get_xdata().tolist(), faded.get_ydata().tolist()) == ([.4], [.25])
@@ -302,6 +320,13 @@ def test_plot_calibration_fades_small_bins():
     assert bars == [approx(list(accuracy_interval(*e))) for e in ends]
     assert axes[1].patches[0].get_data().values.tolist() == [0, 4, 10, 80]
     assert plot_calibration(table, axes) is axes and len(axes[1].patches) == 2
+    plt.close('all')
+    for wrong in (None, table.drop(columns='count'), table[:0]):
+        with pytest.raises(TypeError, match='that calibration_table returns'):
+            plot_calibration(wrong)
+    with pytest.raises(ValueError):
+        plot_calibration(table, style='?')
+    assert not plt.get_fignums()
 
 
 @pytest.fixture(scope='module')

@@ -14,10 +14,12 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
+import tarfile
 import threading
 import time
+import tracemalloc
 import warnings
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -107,7 +109,8 @@ class Faulty(http.server.BaseHTTPRequestHandler):
     """Serves the right files under /good/, and the faults below under their names."""
     over = threading.Event()  # set at the end, for handlers that wait
     halfway = threading.Event()  # set when 'stall' has sent half a file
-    late = 0
+    dripping = threading.Event()  # set when 'drip' has begun
+    late, slow = 0, 10**6  # seconds that seem to have passed, and to pass in mid file
 
     def log_message(self, *_):
         pass
@@ -145,6 +148,9 @@ class Faulty(http.server.BaseHTTPRequestHandler):
     def long(self, body):
         self.send(body + bytes(1000))
 
+    def onemore(self, body):
+        self.send(body + b'\0')
+
     def wrong(self, body):
         self.send(bytes(len(body)))
 
@@ -167,6 +173,11 @@ class Faulty(http.server.BaseHTTPRequestHandler):
     def unpacked(self, body):
         self.send(body, Content_Encoding='gzip')  # so the client may unzip it
 
+    def packs(self, body):
+        "Zips what it sends, as web servers do, unless it is asked not to."
+        as_it_is = self.headers['Accept-Encoding'] == 'identity'
+        self.send(body, **{} if as_it_is else {'Content_Encoding': 'gzip'})
+
     def endless(self, body):
         self.head()
         while not self.over.is_set():
@@ -175,7 +186,7 @@ class Faulty(http.server.BaseHTTPRequestHandler):
     def trickle(self, body):
         self.head(Content_Length=len(body))
         self.wfile.write(body[:100])
-        Faulty.late = 10**6  # seconds that seem to pass
+        Faulty.late = Faulty.slow
         self.wfile.write(body[100:])
 
     def hang(self, body):
@@ -186,6 +197,17 @@ class Faulty(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body[:len(body)//2])
         self.halfway.set()
         self.over.wait()
+
+    def drip(self, body, begin=b'X: ', letter=b'x'):
+        "A header that never ends, letter by letter."
+        self.wfile.write(b'HTTP/1.1 200 OK\r\n' + begin + letter)
+        self.dripping.set()
+        while not self.over.wait(0.2):
+            self.wfile.write(letter)
+
+    def dripchunk(self, body):
+        "The length of a chunk, with zeros in front."
+        self.drip(body, b'Transfer-Encoding: chunked\r\n\r\n', b'0')
 
     def reset(self, body):
         self.send(body[:len(body)//2], length=len(body))
@@ -227,7 +249,17 @@ def mirrors(server, monkeypatch):
     return ask
 
 
+class Hasty(threading.Thread):
+    "Has waited as long as it was asked to as soon as a mirror drips."
+    def join(self, timeout=None):
+        while self.is_alive() and not Faulty.dripping.is_set():
+            super().join(0.01)
+        Faulty.dripping.clear()
+
+
 FAULTS = {
+    'drip': 'too slow: over 300 seconds', 'dripchunk': 'too slow: over 300 seconds',
+    'onemore': f'more than the {TOY[IMAGES][2]:,} bytes',
     'http403': 'HTTPError: 403', 'http404': 'HTTPError: 404', 'http500': 'HTTPError: 500',
     'http503': 'HTTPError: 503', 'loop': 'TooManyRedirects', 'hang': 'ReadTimeout',
     'trickle': 'too slow: ', 'reset': 'Connection', 'cut': 'IncompleteRead',
@@ -243,6 +275,8 @@ FAULTS = {
 def test_mirror_with_a_fault(kind, mirrors, monkeypatch):
     monkeypatch.setattr(files, 'time', SimpleNamespace(
         time=time.time, monotonic=lambda: time.monotonic() + Faulty.late))
+    if kind.startswith('drip'):
+        monkeypatch.setattr(files, 'Thread', Hasty)
     url, _ = mirrors(kind, 'good')
     if kind == 'hang':  # one wait is enough
         folder(cache_folder()/'mnist', train_images_idx3_ubyte=None)
@@ -258,10 +292,20 @@ def test_mirror_with_a_fault(kind, mirrors, monkeypatch):
     assert list((cache_folder()/'mnist').iterdir()) == []
 
 
-@pytest.mark.parametrize('kind', ['good', 'chunked'])
+@pytest.mark.parametrize('kind', ['good', 'chunked', 'packs'])
 def test_mirror_without_a_fault(kind, mirrors):
     mirrors(kind)
     assert all_right()
+
+
+@pytest.mark.parametrize('slow, right', [(29_000, True), (31_000, False)])
+def test_a_download_may_take_ten_timeouts(slow, right, mirrors, monkeypatch):
+    monkeypatch.setattr(Faulty, 'late', 0)
+    monkeypatch.setattr(Faulty, 'slow', slow)
+    monkeypatch.setattr(files, 'time', SimpleNamespace(
+        time=time.time, monotonic=lambda: time.monotonic() + Faulty.late))
+    mirrors('trickle', timeout=3000.)
+    assert all_right() if right else says('too slow: ')
 
 
 def test_no_server(monkeypatch):
@@ -320,16 +364,22 @@ def test_killed_in_mid_download(mirrors):
     process.communicate()
     mirrors('good')
     assert all_right()
-    assert left[0].exists(), 'a young file may belong to somebody who fetches right now'
-    os.utime(left[0], (0, 0))
+    old, young, gone = [cache_folder()/'mnist'/f'tmp-{name}' for name in ('old', 'young', 'gone')]
+    for path, hours in (old, 25), (young, 23):
+        path.touch()
+        os.utime(path, (time.time() - 3600*hours,)*2)
+    gone.symlink_to('nowhere')  # for what vanishes while it is looked at
     fetch_dataset()
-    assert not left[0].exists()
+    assert left[0].exists() and young.exists(), 'somebody may be fetching right now'
+    assert not old.exists()
 
 
 def test_several_processes_at_once(mirrors):
     urls = mirrors('good')
-    code = 'arrays, _ = files.find_dataset(); print(*map(len, arrays))'
-    together = [child(code, urls) for _ in range(6)]
+    code = ('files.DATASETS["fashion"], files.MIRRORS["fashion"] = [*files.DATASETS.values()][0], '
+            '[*files.MIRRORS.values()][0]\n'
+            'arrays, _ = files.find_dataset(name={!r}); print(*map(len, arrays))')
+    together = [child(code.format(name), urls) for name in ('mnist', 'fashion')*3]
     for process in together:
         out, err = process.communicate(timeout=FAR)
         assert out.split() == ['60000', '60000', '10000', '10000'], out + err
@@ -353,30 +403,16 @@ def test_no_folder_for_the_cache(mirrors, tmp_path):
     assert cached('x', [(1,)], lambda: [np.ones(1, np.uint8)])[0] == 1
 
 
-@pytest.fixture
-def user():
-    "A folder of an ordinary user, who is not allowed everything as root is."
-    with tempfile.TemporaryDirectory() as tmp:
-        os.chmod(tmp, 0o777)
-        root = hasattr(os, 'geteuid') and os.geteuid() == 0
-        if root:
-            os.seteuid(65534)
-        try:
-            yield Path(tmp)
-        finally:
-            if root:
-                os.seteuid(0)
-
-
-@pytest.mark.skipif(os.name == 'nt', reason='Windows has other permissions')
-@pytest.mark.parametrize('closed', ['folder', 'file', 'data', 'cache'])
+@pytest.mark.parametrize('closed', ['folder', 'file', 'data', 'cache', 'cache/mnist'])
 def test_no_permission(closed, user, mirrors, monkeypatch):
     monkeypatch.setenv('MNIST_MB_CACHE', str(user/'cache'))
     monkeypatch.chdir(user)
     path = folder(user/('data' if closed == 'data' else 'here'))
-    shut = {'file': path/f'{LABELS}.gz', 'cache': user/'cache'}.get(closed, path)
-    shut.mkdir(exist_ok=True) if closed == 'cache' else None
-    shut.chmod(0)
+    shut = path/f'{LABELS}.gz' if closed == 'file' else path
+    if closed.startswith('cache'):
+        shut = user/closed
+        shut.mkdir(parents=True)
+    shut.chmod(0o555 if closed == 'cache/mnist' else 0)
     try:
         if closed in ('folder', 'file'):
             says('ermission denied', path)
@@ -385,9 +421,16 @@ def test_no_permission(closed, user, mirrors, monkeypatch):
         else:
             mirrors('good')
             says("can't write into")
-            assert cached('x', [(1,)], lambda: [np.ones(1, np.uint8)])[0] == 1
+            assert cached('mnist/x', [(1,)], lambda: [np.ones(1, np.uint8)])[0] == 1
     finally:
         shut.chmod(0o700)
+
+
+def test_a_cache_with_an_impossible_name(monkeypatch, mirrors):
+    monkeypatch.setenv('MNIST_MB_CACHE', 'x'*300)
+    mirrors('good')
+    says("can't write into")
+    assert cached('x', [(1,)], lambda: [np.ones(1, np.uint8)])[0] == 1
 
 
 @pytest.mark.parametrize('path', ['x'*300, 'x'*5000, 'a\0b', '~nobody-of-this-name/x'])
@@ -468,8 +511,111 @@ def test_half_a_file_beside_the_good_one(good, tmp_path):
     assert all_right(here)
 
 
+@pytest.mark.parametrize('inside', ['', 'MNIST/raw'])
+def test_torchvision(inside, tmp_path):
+    folder(tmp_path/'data'/'MNIST'/'raw')
+    assert all_right(tmp_path/'data'/inside)
+    assert find_dataset(download=False)[1] == 'data'
+
+
+def test_files_in_folders_of_their_names(tmp_path):
+    here = folder(tmp_path/'here', train_images_idx3_ubyte=Path.mkdir)
+    (here/IMAGES/IMAGES).write_bytes(RAW[IMAGES])
+    assert all_right(here)
+
+
+def npz(path, **changed):
+    names = dict(zip(('x_train', 'y_train', 'x_test', 'y_test'), ARRAYS)) | changed
+    np.savez(path, **{name: a for name, a in names.items() if a is not None})
+    return path
+
+
+def test_mnist_of_keras(tmp_path, monkeypatch):
+    path = npz(tmp_path/'mnist.npz', y_train=ARRAYS[1].astype(int))
+    assert all_right(path) and all_right(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        (tmp_path/'data').mkdir()
+        path.rename(tmp_path/'data'/'mnist.npz')
+        assert find_dataset(download=False)[1] == 'data'
+    monkeypatch.setattr(files, '_MOST', path.write_bytes(b'PK') + 10**8)
+    np.savez_compressed(path, x_train=np.zeros(10**8 + 10, np.uint8))
+    says('too large for MNIST', path)
+    np.savez(path, *range(10))
+    says('(ValueError: more than nine files); MNIST is read', path)
+
+
+@pytest.mark.parametrize('changed, words', [
+    (dict(x_test=None), 'x_test is not a file in the archive'),
+    (dict(x_train=ARRAYS[0][::-1]), f'where {IMAGES} of mnist should be'),
+    (dict(y_test=np.array(None)), 'allow_pickle'), (dict(x_train=np.zeros((3, 5))), 'reshape')])
+def test_an_npz_of_other_arrays(changed, words, tmp_path):
+    says(words, npz(tmp_path/'mnist.npz', **changed))
+
+
+def packed(archive):
+    "An archive with a file in it."
+    content = io.BytesIO()
+    with archive(content) as packer:
+        if isinstance(packer, zipfile.ZipFile):
+            packer.writestr(LABELS, RAW[LABELS])
+        else:
+            packer.addfile(tarfile.TarInfo('x'))
+    return content.getvalue()
+
+
+TAR = packed(lambda content: tarfile.open(fileobj=content, mode='w'))
+OTHERS = {
+    'train.csv': (b'label,pixel0\n5,0\n', "text of 17 bytes that begins with 'label,pixel0'"),
+    'mnist.arff': (b'@RELATION mnist_784\n', "that begins with '@RELATION mnist_784'"),
+    'train.parquet': (b'PAR1' + bytes(9), 'a Parquet file of 13 bytes'),
+    'archive.zip': (packed(lambda content: zipfile.ZipFile(content, 'w')), 'a zip archive of '),
+    'mnist.tar': (TAR, 'a tar archive of '), 'mnist.tgz': (gzip.compress(TAR), 'a tar archive of '),
+    '1.png': (b'\x89PNG\r\n', 'a PNG picture of'), '1.jpg': (b'\xff\xd8\xff', 'a JPEG picture'),
+    'x.npy': (b'\x93NUMPY\1', 'a NumPy array'), 'x.h5': (b'\x89HDF\r\n', 'an HDF5 file of 6 bytes')}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_what_else_is_named_in_one_line(name, tmp_path):
+    content, words = OTHERS[name]
+    (tmp_path/name).write_bytes(content)
+    text = says(words, tmp_path/name)
+    assert 'MNIST is read from a folder with its four files' in text and 'make_splits' in text
+    assert '\n' not in text and len(text) < 500
+    assert 'make_splits' in says(f'{tmp_path} lacks', tmp_path)
+
+
+@pytest.mark.parametrize('name', FILES[:2])
+def test_a_single_file_names_its_folder(name, tmp_path):
+    here = folder(tmp_path/'here')
+    for set in ('mnist', 'fashion'):
+        says(f'an IDX file of {len(RAW[name]):,} bytes, ', here/f'{name}.gz', name=set)
+        says(f'give its folder, {here}', here/f'{name}.gz', name=set)
+
+
+@pytest.mark.parametrize('bad', ['mnist.pkl.gz', LABELS])
+def test_whichever_layout_is_right(bad, right_pickle, tmp_path):
+    here = tmp_path/'here'
+    here.mkdir()
+    (here/bad).write_bytes(b'\x80\2half')
+    with gzip.open(right_pickle) as f:
+        (here/'mnist.pkl').write_bytes(f.read())
+    assert all_right(here)
+    (here/'mnist.pkl').write_bytes(PAGE)
+    says('HTML page', here)
+    assert all_right(folder(here))
+
+
+@pytest.mark.parametrize('word, meant', [
+    ('MNIST', 'set mnist?'), ('fashion-mnist', 'set fashion?'), ('FashionMNIST', 'set fashion?'),
+    ('kmist', 'set kmnist?'), ('emnist', 'set mnist?'), ('Drawn', 'set drawn?'),
+    ('else', 'set mnist or fashion or kmnist or drawn?')])
+def test_a_word_that_means_a_set(word, meant):
+    assert says(f'there is no file or folder {word}; did you mean the ', word).endswith(meant)
+
+
 def test_a_path_that_is_not_there(tmp_path):
-    says(f'there is no file or folder {tmp_path/"nothing"}', tmp_path/'nothing')
+    assert says('there is no file or folder', tmp_path/'mnist').endswith(f'{tmp_path/"mnist"}')
 
 
 def test_a_set_known_by_its_zipped_files_alone(tmp_path, monkeypatch):
@@ -531,18 +677,20 @@ def test_a_named_folder_must_be_right(mirrors, monkeypatch):
     says('HTML page')
 
 
-def test_tilde(tmp_path, monkeypatch):
+@pytest.mark.parametrize('home', ['~', '$HOME', '${HOME}', '$TILDE'])
+def test_home_and_variables(home, tmp_path, monkeypatch):
+    monkeypatch.setenv('TILDE', '~')
     monkeypatch.setenv('HOME', str(tmp_path))
     monkeypatch.setenv('USERPROFILE', str(tmp_path))
     monkeypatch.setitem(DATASETS, 'fashion', TOY)
     folder(tmp_path/'mine')
     folder(tmp_path/'mine'/'fashion')
-    assert all_right('~/mine')
-    monkeypatch.setenv('MNIST_MB_DATA', '~/mine')
+    assert all_right(f'{home}/mine')
+    monkeypatch.setenv('MNIST_MB_DATA', f'{home}/mine')
     assert all_right() and all_right(name='fashion')
-    monkeypatch.setenv('MNIST_MB_CACHE', '~/kept')
+    monkeypatch.setenv('MNIST_MB_CACHE', f'{home}/kept')
     assert cache_folder() == tmp_path/'kept'
-    write_whole('~/note', lambda path: path.write_text('x'))
+    write_whole(f'{home}/note', lambda path: path.write_text('x'))
     assert (tmp_path/'note').read_text() == 'x'
 
 
@@ -625,7 +773,7 @@ def twice_three(a):
     return pickle.dumps([(a, a)]*3, 2)
 
 
-NO = 'no pickle of three pairs of arrays'
+NO = ' bytes ('  # then what Python says
 HOSTILE = {
     'os.system': (pickle.dumps(Calls(os.system, ('touch pwned',))), 'asks for posix.system'),
     'eval': (pickle.dumps(Calls(eval, ('open("pwned", "w")',))), 'asks for builtins.eval'),
@@ -634,7 +782,7 @@ HOSTILE = {
     'a name that looks right': (asks_for('numpy.core.shape_base.vstack'), 'asks for numpy.core'),
     'ndarray of 100 GB': (asks_for('numpy.ndarray', ((100 << 30,),)), NO),
     '4 GB promised': (b'\x80\x04\x8e' + struct.pack('<Q', 4 << 30) + b'x', NO),
-    'nested deep': (b'\x80\x02' + b']'*500_000 + b'a'*499_999 + b'.', NO),
+    'nested deep': (b'\x80\x02' + b']'*500_000 + b'a'*499_999 + b'.', 'takes too many steps'),
     'an object array': (twice_three(np.array([None, 1], object)), NO),
     'a type of many fields': (twice_three(np.zeros(2, 'f4,f4')), NO),
     'unzips to 260 MB': (b'\x80\x03B' + b'\xff'*4 + bytes(260_000_000), '250,000,001 bytes'),
@@ -642,12 +790,14 @@ HOSTILE = {
     'arrays with nan': (trio(np.nan), f'where {IMAGES} of mnist should be'),
     'cut short': (trio(.5)[:500], NO),
     'a dict of arrays': (pickle.dumps({'train': np.zeros((6, 784), np.uint8)}, 2), NO),
-    'labels alone': (twice_three(np.zeros(3)), 'cannot reshape'),
-    'a web page': (PAGE, 'an HTML page of 4,512 bytes; give the folder'),
+    'labels alone': (twice_three(np.zeros(3)), f'where {IMAGES}'),
+    'pictures of one row': (twice_three(np.zeros((3, 9))), 'cannot reshape'),
+    'one array six times': (twice_three(np.zeros(42_000_000, np.uint8)), 'too large for MNIST'),
+    'a web page': (PAGE, 'an HTML page of 4,512 bytes; MNIST is read'),
     'an IDX file': (RAW[LABELS], 'an IDX file of 60,008 bytes, shape (60000,)'),
-    'a table': (b'label,pixel0,pixel1\n5,0,0\n', "that begin with b'label,pi'; give the folder"),
-    'a zip archive': (b'PK\x03\x04' + bytes(100), 'that begin with'),
-    'nothing': (b'', 'an empty file; give the folder'),
+    'a table': (b'label,pixel0\n5,0\n', "begins with 'label,pixel0'; MNIST is read"),
+    'half a zip archive': (b'PK\x03\x04' + bytes(100), 'a zip archive of 104 bytes (BadZip'),
+    'nothing': (b'', 'an empty file; MNIST is read'),
 }
 
 
@@ -661,6 +811,27 @@ def test_pickle_with_a_fault(fault, pack, tmp_path):
         words = '260,000,007 bytes are too many'
     assert str(path) in says(words, path)
     assert not Path('pwned').exists()
+
+
+ARRAY = b'\x80\x02cnumpy.core.multiarray\n_reconstruct\n(tR'
+STATE = b'(K\x01K\x02\x85cnumpy\ndtype\nU\x02u1\x85R\x89U\x02\x05\x04t'
+BOMBS = {
+    'an object numbered 2**27': b'\x80\x02]r' + struct.pack('<I', 1 << 27) + b'.',
+    'the same in text': b'\x80\x02]p134217728\n.',
+    'a state that is set 100,000 times': ARRAY + STATE + b'q\1b' + b'h\1b'*100_000 + b'.',
+    'lists in lists': b'\x80\x02' + b']'*100_000 + b'a'*99_999 + b'.',
+    'a tuple doubled 30 times': b'\x80\x02)' + b'q\1h\1\x86'*1000 + b'.'}
+
+
+@pytest.mark.parametrize('bomb', BOMBS)
+def test_a_small_pickle_that_asks_for_much(bomb, tmp_path):
+    (tmp_path/'mnist.pkl').write_bytes(BOMBS[bomb])
+    tracemalloc.start()
+    try:
+        says('takes too many steps', tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
 
 
 def test_pixels_on_another_scale(tmp_path):
@@ -720,6 +891,16 @@ def test_write_whole(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['link', 'note']
     with pytest.raises(FileExistsError):
         write_whole(tmp_path, lambda path: path.write_text('x'))
+    with pytest.raises(FileExistsError):
+        write_whole(note, lambda path: path.write_text('x'), overwrite=False)
+    new = tmp_path/'new'
+    with pytest.raises(FileExistsError):  # it comes while this is written
+        write_whole(new, lambda path: path.write_text('x') and new.write_text('first'), False)
+    assert (note.read_text(), new.read_text()) == ('two', 'first')
+    new.unlink()
+    write_whole(new, lambda path: path.write_text(path.parent.name), overwrite=False)
+    assert sorted(os.listdir(tmp_path)) == ['link', 'new', 'note']
+    assert new.read_text().startswith('.unfinished-new-')  # what a killed process leaves
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path/'no'/'x', lambda path: path.write_text('x'))
 
@@ -761,13 +942,17 @@ def test_cached_believes_no_flipped_bit():
         assert kept([]), (at, bit)
 
 
+def some(file, *arrays):
+    np.savez(file, **{f'some-{i}': a for i, a in enumerate(arrays)})
+
+
 @pytest.mark.parametrize('spoil', [
     lambda file: file.write_bytes(file.read_bytes()[:100]),
     lambda file: file.write_bytes(b''),
-    lambda file: np.savez(file, made()[0][1:], made()[1]),
-    lambda file: np.savez(file, made()[0], made()[1].astype(int)),
-    lambda file: np.savez(file, made()[0]),
-    lambda file: np.savez(file, np.array([Calls(os.system, ('touch pwned',))]), made()[1]),
+    lambda file: some(file, made()[0][1:], made()[1]),
+    lambda file: some(file, made()[0], made()[1].astype(int)), lambda file: some(file, made()[0]),
+    lambda file: some(file, np.array([Calls(os.system, ('touch pwned',))]), made()[1]),
+    lambda file: np.savez(file, **{'other-0': made()[0], 'other-1': made()[1]}),
     lambda file: file.write_bytes(pickle.dumps(Calls(os.system, ('touch pwned',))))])
 def test_cached_makes_anew(spoil):
     log = []
@@ -782,6 +967,17 @@ def test_cached_does_not_wait_for_a_pipe():
     cache_folder().mkdir()
     pipe(cache_folder()/'some.npz')
     assert kept([])
+
+
+@pytest.mark.parametrize('call', [
+    lambda: find_dataset(name='mnits'), lambda: read_dataset('.', 'mnits'),
+    lambda: fetch_dataset('mnits'), lambda: verify(b'', LABELS, 'mnits')])
+def test_no_such_set(call):
+    with pytest.raises(ValueError, match="name is 'mnits'; it can be one of mnist, fashion"):
+        call()
+    with pytest.raises(ValueError, match="file is 'labels'; it can be one of train-images"):
+        verify(b'', 'labels')
+    assert not cache_folder().exists()
 
 
 def test_known_sets():

@@ -15,6 +15,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 MODULES = {path.stem: ast.parse(path.read_text(encoding='utf-8'))
@@ -90,7 +91,33 @@ def test_one_version(settings):
     assert f'\nversion: {version}\n' in (ROOT/'CITATION.cff').read_text()
     changes = (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
     assert re.search(r'^## (\S+)', changes, re.M)[1] == version
-    assert f'version = {{{version}}}' in (ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')
+    home = (ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')
+    assert f'version = {{{version}}}' in home and f'This is version {version}.' in home
+
+
+def test_the_license_is_there(settings):
+    assert settings['license'] == 'apache2' and 'license: Apache-2.0' in (
+        ROOT/'CITATION.cff').read_text()
+    text = (ROOT/'LICENSE').read_text()
+    assert 'Apache License' in text and 'Version 2.0, January 2004' in text and len(text) > 10_000
+
+
+def test_what_github_runs():
+    "The site is deployed only after all tests; the lowest and the newest versions are tested."
+    deploy, tests = [yaml.safe_load((ROOT/f'.github/workflows/{name}.yaml').read_text())['jobs']
+                     for name in ('deploy', 'test')]
+    assert deploy['deploy']['needs'] == 'build' and deploy['build']['needs'] == 'test'
+    assert deploy['test']['uses'] == './.github/workflows/test.yaml'
+    assert not any(word in job for job in (*deploy.values(), *tests.values())
+                   for word in ('if', 'continue-on-error'))
+    bounds = tests['bounds']['strategy']['matrix']['include']
+    assert {row['resolution'] for row in bounds} == {'lowest-direct', 'highest'}
+    named = set(re.findall(r'tests/\w+\.py', tests['bounds']['steps'][-1]['run']))
+    assert named and all((ROOT/name).is_file() for name in named)
+
+
+def test_no_version_is_too_new(settings):
+    assert not re.findall(r'\S*(?:<|==|~=|!=)\S*', settings['requirements'])
 
 
 @pytest.mark.parametrize('path', sorted((ROOT/'nbs').glob('0[0-9]_*.ipynb')), ids=lambda p: p.stem)
@@ -163,7 +190,8 @@ def test_what_is_imported_is_required_and_the_other_way_round(settings):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 used.add(node.module.split('.')[0])
     used -= {*sys.stdlib_module_names, 'mnist_mb'}
-    used -= {'sklearn', 'threadpoolctl', 'IPython'}  # used where they are installed
+    used -= {'sklearn', 'threadpoolctl', 'IPython', 'jax', 'keras'}  # used where there is one
+    used = {{'PIL': 'pillow'}.get(name, name) for name in used}
     required = {re.split(r'[<>=]', r)[0] for r in settings['requirements'].split()}
     assert used | {'tabulate'} == required  # which pandas imports for to_markdown
 
@@ -210,6 +238,11 @@ def test_what_is_in_the_archives(built):
     assert {'mnist_mb/static/pad.js', 'mnist_mb/static/pad.css', 'mnist_mb/cli.py'} <= package
     with zipfile.ZipFile(built[1]) as wheel:
         assert {n for n in wheel.namelist() if '.dist-info/' not in n} == package
+        about, = (wheel.read(n).decode() for n in wheel.namelist() if n.endswith('/METADATA'))
+    for line in ('Project-URL: Source, h', 'Project-URL: Issues, h', 'Project-URL: Changelog, h',
+                 'Classifier: Programming Language :: Python :: 3.14\n'):
+        assert line in about
+    assert not re.findall('src="(?!https:)', about), 'a picture that PyPI would not find'
     with tarfile.open(built[0]) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
     assert package | {'settings.ini', 'LICENSE', 'README.md', 'constraints.txt',

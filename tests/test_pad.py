@@ -13,14 +13,14 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn, tensor
 from torch.testing import assert_close
 
 from mnist_mb.checks import verdict
 from mnist_mb.data import CLASSES, get_data
 from mnist_mb.playground import (
-    as_mnist, center_of_mass, pixel_contributions, quantized, sketchpad)
+    as_mnist, center_of_mass, find_ink, pixel_contributions, quantized, sketchpad)
 from mnist_mb.training import Model, accuracy, fit
 
 ROOT = Path(__file__).parent.parent
@@ -65,13 +65,21 @@ def test_as_mnist_of_every_kind_of_picture(same):
     got = as_mnist(dot()).reshape(28, 28)
     assert (got > 0).sum() == 20*10 and got.max() == 255/256
     assert_close(as_mnist(same), got.flatten(), rtol=0, atol=1e-6)
-    assert_close(as_mnist(dot().clamp(min=3), threshold=10), got.flatten(), rtol=0, atol=0)
+    for paper in (255 - dot(), dot().clamp(min=3), dot().clamp(max=200) + 30):
+        assert_close(as_mnist(paper), got.flatten(), rtol=0, atol=1e-12)
+    faint = torch.where(dot() == 0, dot() + 50, dot())
+    faint[0], faint[-1], faint[:, 0], faint[:, -1] = 0, 0, 0, 0
+    assert_close(as_mnist(faint, threshold=0.2), got.flatten(), rtol=0, atol=0)
     assert ((center_of_mass(got[None]) - 14).abs() <= 0.5).all()
 
 
 @pytest.mark.parametrize('bad, why', [
     (torch.zeros(5, 5), 'blank'), (torch.ones(3, 5, 5), 'average the colors'),
-    (torch.full((5, 5), 200.), 'values from 200'), (torch.zeros(0, 5), 'blank'),
+    (torch.full((5, 5), 200.), 'values from 200'), (torch.zeros(0, 5), r'shape \(0, 5\)'),
+    (torch.full((5, 5), 200), 'blank'), (Image.new('RGBA', (9, 9)), 'blank'),
+    (torch.eye(28).roll(1)/9, 'thin'), (__file__, 'no picture in .*py'),
+    ('no/such.png', 'no picture in no/such.png: No such file'),
+    (ROOT, 'no picture'), (os.devnull, 'no picture'),
     (torch.full((5, 5), float('nan')), 'values from nan'), ((dot() > 0).int(), 'image > 0'),
     (np.ones((5, 5), np.int64), 'image > 0'), (torch.full((5, 5), -1), 'values from -1'),
     (torch.ones(5, 5, dtype=torch.complex64), 'grayscale')])
@@ -80,9 +88,10 @@ def test_as_mnist_refuses(bad, why):
         as_mnist(bad)
 
 
-def test_as_mnist_threshold_above_everything():
-    with pytest.raises(ValueError, match='above 300'):
-        as_mnist(dot(), threshold=300)
+@pytest.mark.parametrize('threshold', [10, 1, -0.1, float('nan')])
+def test_a_threshold_is_a_share(threshold):
+    with pytest.raises(ValueError, match='threshold is .*a share'):
+        as_mnist(dot(), threshold=threshold)
 
 
 def test_as_mnist_thin_line():
@@ -97,9 +106,11 @@ def test_as_mnist_takes_a_pil_image():
     assert_close(as_mnist(image.convert('1')), as_mnist(dot()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('nothing', [dot()/255./255, dot() // 64, torch.eye(1000)])
-def test_as_mnist_never_returns_a_nearly_blank_picture(nothing):
-    with pytest.raises(ValueError, match='too faint or too thin: the darkest pixel becomes 0.0'):
+@pytest.mark.parametrize('nothing, why', [
+    (dot()/255./255, 'blank'), (dot() // 64, 'blank'), (254 + (dot() == 0), 'blank'),
+    (torch.eye(1000), 'too faint or too thin: the darkest pixel becomes 0.0')])
+def test_as_mnist_never_returns_a_nearly_blank_picture(nothing, why):
+    with pytest.raises(ValueError, match=why):
         as_mnist(nothing)
 
 
@@ -142,6 +153,86 @@ def test_as_mnist_leaves_mnist_as_it_is(mnist):
     assert ((centers - 14).abs() <= 0.5001).all()
     same = [torch.equal(as_mnist(v.reshape(28, 28)), v) for v in x[::10]]
     assert sum(same) >= 995  # 9,997 of all 10,000
+
+
+def written(v, size=120, margin=25):
+    "A digit of the sets, dark on a light page, as a PIL image in gray."
+    image = Image.fromarray((v.reshape(28, 28)*256).byte().numpy()).resize((size, size), 3)
+    return ImageOps.invert(ImageOps.expand(image, margin))
+
+
+def jpeg(image, quality=60, **options):
+    image.save(file := io.BytesIO(), 'JPEG', quality=quality, **options)
+    return Image.open(file)
+
+
+def with_alpha(image, color):
+    "Strokes on nothing."
+    sheet = Image.new('RGBA', image.size, color)
+    sheet.putalpha(ImageOps.invert(image))
+    return sheet
+
+
+def sideways(image):
+    "What a camera that was held sideways writes."
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return jpeg(image.rotate(90, expand=True), exif=exif)
+
+
+def photo(image):
+    "Gray paper with noise, half in the shadow."
+    a, g = np.asarray(image)/255, np.random.default_rng(0)
+    light = 1 - 0.6*np.add.outer(np.linspace(0, 1, a.shape[0]), np.linspace(0, 1, a.shape[1]))/2
+    return jpeg(Image.fromarray(((60 + 120*a)*light + g.normal(0, 6, a.shape)).astype('uint8')))
+
+
+FORMS = {
+    'gray': lambda v: written(v), 'inverted': lambda v: ImageOps.invert(written(v)),
+    'as in MNIST': lambda v: written(v, 28, 0), 'tiny JPEG': lambda v: jpeg(written(v, 28, 0)),
+    'tiny JPEG, inverted': lambda v: jpeg(ImageOps.invert(written(v, 28, 0))),
+    'big': lambda v: written(v, 400, 150), 'JPEG': lambda v: jpeg(written(v)),
+    'two values': lambda v: written(v).convert('1', dither=0),
+    'P': lambda v: written(v).convert('P'),
+    'in color': lambda v: ImageOps.colorize(written(v), 'navy', 'ivory'),
+    'black on nothing': lambda v: with_alpha(written(v), 'black'),
+    'white on nothing': lambda v: with_alpha(written(v), 'white'),
+    'held sideways': lambda v: sideways(written(v)), 'photo': lambda v: photo(written(v)),
+    '16 bits': lambda v: Image.fromarray(np.asarray(written(v)).astype('uint16')*257),
+    'array': lambda v: np.asarray(written(v)), 'floats': lambda v: 1 - v.reshape(28, 28),
+    'in a corner': lambda v: ImageOps.expand(written(v, 60, 6), (0, 200, 300, 0), 'white')}
+
+
+@pytest.mark.parametrize('form', FORMS)
+@torch.no_grad()
+def test_a_picture_of_any_form_is_read_as_the_digit_is(form, sets, model):
+    x, y = (t[:60] for t in sets[2])
+    pictures = [FORMS[form](v) for v in x]
+    assert {find_ink(p)[1] for p in pictures} == {'inverted' not in form and 'white' not in form}
+    logits = model(torch.stack([as_mnist(p) for p in pictures]))
+    digits = model(torch.stack([as_mnist(v.reshape(28, 28)) for v in x]))
+    assert (logits.argmax(1) == digits.argmax(1)).float().mean() >= 0.85
+    assert accuracy(logits, y) >= accuracy(digits, y) - 0.1
+
+
+def test_pictures_come_from_files_too(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    image = Image.fromarray(255 - dot().numpy())
+    image.save(tmp_path/'a.png')
+    for path in (tmp_path/'a.png', str(tmp_path/'a.png'), '~/a.png'):
+        assert_close(as_mnist(path), as_mnist(image), rtol=0, atol=0)
+    large = ImageOps.expand(image.resize((40, 2100)), 300, 'white')
+    assert find_ink(large)[0].shape[0] == 2000  # no more is looked at
+    (tmp_path/'a.png').write_bytes((tmp_path/'a.png').read_bytes()[:-40])
+    with pytest.raises(ValueError, match='no picture in'):
+        as_mnist(tmp_path/'a.png')
+
+
+def test_a_side_may_be_all_ink():
+    seven = torch.full((40, 30), 255, dtype=torch.uint8)
+    seven[:8], seven[:, 18:24] = 10, 10
+    ink, dark = find_ink(seven)
+    assert dark and torch.equal(ink > 0, seven < 100)
 
 
 # Contributions
@@ -310,6 +401,14 @@ def test_save(tmp_path):
         with pytest.raises(ValueError, match=why):
             odd.save(path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ['pad.html']
+    with pytest.raises(ValueError, match='no regular file'):
+        odd.save(os.devnull, overwrite=True)
+    (tmp_path/'link.html').symlink_to(file)
+    odd.save(tmp_path/'link.html', 'through a link', overwrite=True)
+    assert (tmp_path/'link.html').is_symlink() and 'through a link' in file.read_text('utf-8')
+    file.chmod(0o444)
+    with pytest.raises(ValueError, match='read-only'):
+        odd.save(file, overwrite=True)
 
 
 def test_size():

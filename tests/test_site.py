@@ -1,9 +1,12 @@
 """The site and the documents: what can be checked as text, and, with Quarto, the built pages."""
+import ast
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
+from base64 import b64decode
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -72,7 +75,8 @@ def test_a_chapter_begins_as_the_others_do(path):
     assert ''.join(links['source']) == (
         f'[Open in Colab]({colab}/blob/{branch}/nbs/{path.name}) · '
         f'[Download the notebook]({repo}/raw/{branch}/nbs/{path.name})')
-    assert any(f"'git+{repo}'" in ''.join(cell['source']) for cell in rest)
+    at = '' if branch == 'main' else f'@{branch}'  # a release, which has a tag
+    assert any(f"'git+{repo}{at}'" in ''.join(cell['source']) for cell in rest)
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
@@ -81,6 +85,7 @@ def test_nothing_in_a_notebook_that_a_reader_should_not_see(path):
         src = ''.join(cell['source'])
         assert not MACHINE.search(src), src[:200]
         assert ':::' not in src, f'Quarto markup, which Jupyter shows as text: {src[:100]}'
+        assert not re.search(r'^#\| *exports.*^#\| *code-fold', src, re.M | re.S), 'folded twice'
         for out in cell.get('outputs', []):
             data = out.get('data', {})
             assert out['output_type'] != 'error' and out.get('name') != 'stderr', src[:200]
@@ -89,6 +94,35 @@ def test_nothing_in_a_notebook_that_a_reader_should_not_see(path):
                 assert '#| fig-cap' in src and '#| fig-alt' in src, src[:200]
             else:
                 assert not MACHINE.search(shown), shown[:200]
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_figures_have_twice_the_resolution(path):
+    "Stored by the command of CONTRIBUTING.md, which sets `InlineBackend.figure_formats`."
+    figures = [out for cell in cells(path) for out in cell.get('outputs', [])
+               if 'image/png' in out.get('data', {})]
+    for out in figures:
+        pixels = struct.unpack('>I', b64decode(''.join(out['data']['image/png']))[16:20])[0]
+        width = out['metadata'].get('image/png', {}).get('width', pixels)
+        assert 2*width <= pixels <= 2*width + 1, f'{pixels} pixels, shown {width} wide'
+
+
+def test_the_api_page_lists_every_public_name():
+    "In its module's table, with the first line of its docstring."
+    shown = ''.join(''.join(out['data']['text/markdown']) for cell in cells(ROOT/'nbs/api.ipynb')
+                    for out in cell.get('outputs', []))
+    listed = {module: dict(re.findall(r'^\[<code>(\w+)</code>\]\([^)]*\) \| (.*)$', part, re.M))
+              for module, part in re.findall(r'^## mnist_mb\.(\w+)\n(.*?)(?=^## |\Z)', shown,
+                                             re.M | re.S)}
+    for path in (ROOT/'mnist_mb').glob('[a-z]*.py'):
+        tree, names = ast.parse(text(path)).body, listed.pop(path.stem)
+        public = next(ast.literal_eval(node.value) for node in tree
+                      if isinstance(node, ast.Assign) and node.targets[0].id == '__all__')
+        assert names.keys() == set(public), path.stem
+        for node in tree:
+            if getattr(node, 'name', None) in names:
+                assert ast.get_docstring(node).splitlines()[0] == names[node.name], node.name
+    assert not listed
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)

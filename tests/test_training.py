@@ -7,10 +7,12 @@ import signal
 import sys
 import time
 import warnings
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -94,9 +96,28 @@ def test_accuracy_nan_is_wrong():
     ((50, 10), (50, 1)), ((50, 10), (1, 50)), ((50, 10), (1,)), ((50, 10), (49,)), ((50,), (50,)),
     ((0, 10), (0,)), ((5, 10, 2), (5,))])
 def test_accuracy_refuses_shapes(logits, target):
-    with pytest.raises(ValueError, match='logits') as error:
+    with pytest.raises(ValueError, match='shape|class numbers|rows'):
         accuracy(torch.zeros(logits), torch.zeros(target).long())
-    assert str(logits) in str(error.value) and str(target) in str(error.value)
+
+
+@pytest.mark.parametrize('logits, target, error, words', [
+    (torch.eye(3), torch.tensor([0, 3, 1]), IndexError, 'value 3, but there are 3 classes'),
+    (torch.eye(3), torch.tensor([0, -1, 1]), IndexError, 'value -1'),
+    (torch.zeros(2, 1), torch.tensor([0, 1]), IndexError, '0 to 0'),
+    (torch.eye(3), torch.zeros(3), TypeError, 'float32.*long'),
+    (torch.eye(3), [0, 1, 2], TypeError, 'target is a list'),
+    (torch.eye(3).numpy(), torch.zeros(3).numpy(), TypeError, 'logits is a ndarray.*as_tensor')])
+def test_accuracy_refuses_what_is_no_class_number(logits, target, error, words):
+    with pytest.raises(error, match=words):
+        accuracy(logits, target)
+
+
+def test_accuracy_leaves_ignored_rows_out():
+    assert accuracy(torch.eye(4)[:3], torch.tensor([0, -100, 2])) == 1
+    for dtype in (torch.int64, torch.uint8):
+        target = torch.tensor([0, 1, 0, 255]).to(dtype)
+        assert accuracy(torch.eye(4), target, ignore_index=255) == torch.tensor(2/3)
+    assert accuracy(torch.eye(4), torch.tensor([156, 1, 2, 3]).to(torch.uint8), 156) == 1
 
 
 def test_report_prints_two_decimals(capsys):
@@ -180,10 +201,21 @@ def test_minibatches_leave_the_data_alone():
 
 @pytest.mark.parametrize('n, m, bs, words', [
     (7, 7, 0, 'bs is 0'), (7, 7, -1, 'bs is -1'), (7, 7, 2.5, 'bs is 2.5'),
-    (7, 7, True, 'bs is True'), (7, 6, 3, '7 rows of x and 6 of y'), (0, 0, 3, '0 rows')])
+    (7, 7, True, 'bs is True'), (7, 6, 3, '7 rows of x and 6 of y'), (0, 0, 3, '0 rows'),
+    (7, 7, 10**400, 'bs is larger than')])
 def test_minibatches_refuse(n, m, bs, words):
     with pytest.raises(ValueError, match=words):
         minibatches(torch.zeros(n, 2), torch.zeros(m), bs)
+
+
+@pytest.mark.parametrize('shuffle', [True, False])
+def test_minibatches_take_numbers_of_numpy_and_refuse_its_arrays(shuffle):
+    x, y = rows(7)
+    for bs, sizes in ((np.int64(3), [3, 3, 1]), (np.uint8(200), [7]), (2**62, [7])):
+        assert [len(yb) for _, yb in minibatches(x, y, bs, shuffle)] == sizes
+    for pair in ((x.numpy(), y), (x, y.numpy()), (x, y.tolist())):
+        with pytest.raises(TypeError, match='torch.as_tensor'):
+            minibatches(*pair, 3, shuffle)
 
 
 # evaluate
@@ -242,6 +274,46 @@ def test_evaluate_with_another_loss():
     assert twice == pytest.approx((2*loss, acc), abs=1e-5)
 
 
+WEIGHTS = torch.arange(10.)
+
+
+@pytest.mark.parametrize('loss_func', [
+    nn.CrossEntropyLoss(WEIGHTS), partial(cross_entropy, weight=WEIGHTS, ignore_index=-100),
+    nn.CrossEntropyLoss(reduction='sum'), nn.CrossEntropyLoss(label_smoothing=.1, ignore_index=3),
+    partial(F.cross_entropy, ignore_index=255), nn.MultiMarginLoss()])
+def test_evaluate_does_not_depend_on_the_size_of_minibatches(loss_func):
+    "Weights of classes, and a whole minibatch of ignored rows: the mean is that of the set."
+    net, (x, y) = new_model(), rows(70)
+    ignored = getattr(loss_func, 'keywords', vars(loss_func)).get('ignore_index')
+    y[7:21] = ignored or 3
+    left = y != ignored
+    with torch.no_grad():
+        right = net(x).argmax(1) == y
+        want = loss_func(net(x), y).item(), right[left].float().mean().item()
+    for bs in (1, 7, 69, 1000):
+        assert evaluate(net, (x, y), bs, loss_func) == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.int32, torch.int8, torch.uint8])
+def test_evaluate_takes_class_numbers_of_any_dtype(dtype):
+    net, (x, y) = new_model(), rows(20)
+    assert evaluate(net, (x, y.to(dtype))) == evaluate(net, (x, y))
+
+
+@pytest.mark.parametrize('args, error, words', [
+    ((rows(5)[0], rows(5)[1]), TypeError, 'pass the pair'),
+    ((tuple(part.numpy() for part in rows(5)),), TypeError, 'torch.as_tensor'),
+    (((rows(5)[0], rows(5)[1] + 10),), IndexError, 'but there are 10 classes'),
+    ((rows(5), 0), ValueError, 'bs is 0')])
+def test_evaluate_refuses(args, error, words):
+    net = new_model()
+    with pytest.raises(error, match=words):
+        evaluate(net, *args)
+    with pytest.raises(TypeError, match='model is a Tensor, not an nn.Module'):
+        evaluate(rows(5)[0], rows(5))
+    assert net.training and torch.is_grad_enabled()
+
+
 @pytest.mark.parametrize('data', [[], (torch.zeros(0, 784), torch.zeros(0).long())])
 def test_evaluate_refuses_nothing(data):
     with pytest.raises(ValueError, match='no minibatches|0 rows'):
@@ -254,6 +326,23 @@ def test_train_epoch_needs_minibatches():
     net = new_model()
     with pytest.raises(ValueError, match='no minibatches'):
         train_epoch(net, [], PlainSGD(net.parameters(), .5))
+
+
+@pytest.mark.parametrize('wrong', [rows(5), rows(5)[0]])
+def test_train_epoch_is_not_given_the_pair(wrong):
+    net = new_model()
+    with pytest.raises(TypeError, match='minibatches.x, y, bs'):
+        train_epoch(net, wrong, PlainSGD(net.parameters(), .5))
+
+
+@pytest.mark.parametrize('params, lr, error, words', [
+    ([torch.zeros(2)], float('nan'), ValueError, 'lr is nan'),
+    ([torch.zeros(2)], -1, ValueError, 'lr is -1'), ([], .1, ValueError, 'model.parameters'),
+    (torch.zeros(2), .1, ValueError, 'model.parameters'),
+    (['w'], .1, ValueError, 'model.parameters')])
+def test_plain_sgd_refuses(params, lr, error, words):
+    with pytest.raises(error, match=words):
+        PlainSGD(params, lr)
 
 
 def test_train_epoch_is_the_bare_loop():
@@ -360,6 +449,40 @@ def test_fit_looking_changes_nothing():
     assert weights_after(few, epochs=2).equal(weights_after(few, valid=rows(40, 1), epochs=2))
 
 
+@pytest.mark.parametrize('threads', [1, 2])
+def test_fit_is_the_same_to_the_bit(threads, capsys):
+    "With evaluation and a bar or without; large enough minibatches for two threads to share."
+    torch.set_num_threads(threads)
+    many = rows(3000)
+    first = weights_after(many, bs=1500)
+    for kw in ({}, dict(valid=many, progress=True), dict(valid=rows(40, 1))):
+        assert weights_after(many, bs=1500, **kw).equal(first)
+
+
+def test_fit_with_another_default_device():
+    few = rows(130)
+    want = weights_after(few)
+    net = new_model()
+    torch.set_default_device('meta')
+    try:
+        quiet(net, few, few, epochs=1)
+    finally:
+        torch.set_default_device('cpu')
+    assert weights(net).equal(want)
+
+
+def test_fit_looks_at_dropout_and_averages_without_a_trace():
+    "BatchNorm and Dropout in training mode, for a single last row: on a copy, off the record."
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(784, 9), nn.BatchNorm1d(9), nn.Dropout(), nn.Linear(9, 10))
+    before, state = deepcopy(net.state_dict()), torch.get_rng_state()
+    with pytest.raises(ValueError, match='101 rows in minibatches of 50 leave one.*drop_last'):
+        quiet(net, rows(101))
+    assert all(p.equal(before[name]) for name, p in net.state_dict().items())
+    assert torch.get_rng_state().equal(state) and net.training
+    assert len(quiet(net, rows(101), epochs=1, bs=51)) == 1
+
+
 def test_fit_shuffles_anew_each_epoch_with_one_optimizer():
     made, seen = [], []
 
@@ -432,6 +555,11 @@ def test_fit_goes_through_a_shuffling_dataloader_each_epoch():
 X, Y = rows(20)
 
 
+class Twice(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), x
+
+
 @pytest.mark.parametrize('kw, error, words', [
     (dict(bs=0), ValueError, 'bs is 0'), (dict(bs=2.5), ValueError, 'bs is 2.5'),
     (dict(bs='5'), ValueError, "bs is '5'"), (dict(epochs=0), ValueError, 'epochs is 0'),
@@ -440,7 +568,8 @@ X, Y = rows(20)
     (dict(lr=0), ValueError, 'lr is 0'), (dict(lr=-1), ValueError, 'lr is -1'),
     (dict(lr=float('nan')), ValueError, 'lr is nan'),
     (dict(lr=float('inf')), ValueError, 'lr is inf'),
-    (dict(lr='1'), ValueError, "lr is '1'"), (dict(valid=(X, Y[:, None])), ValueError, 'valid: y'),
+    (dict(lr='1'), ValueError, "lr is '1'"),
+    (dict(valid=(X, Y[:, None])), ValueError, 'valid: .*squeeze'),
     (dict(valid=(X[:0], Y[:0])), ValueError, 'valid: x'),
     (dict(valid=(X, Y[1:])), ValueError, 'valid: x'),
     (dict(valid=3), TypeError, 'valid is a int'), (dict(train=(X,)), TypeError, 'train is a tuple'),
@@ -449,12 +578,54 @@ X, Y = rows(20)
     (dict(train=(X, Y + 10)), IndexError, '0 to 9'),
     (dict(valid=(X, Y - 1 - Y.min())), IndexError, '0 to 9'),
     (dict(loss_func=nn.CrossEntropyLoss), TypeError, 'CrossEntropyLoss'),
-    (dict(opt_func=3), TypeError, 'opt_func')])
+    (dict(opt_func=3), TypeError, 'opt_func'), (dict(loss_func=3), TypeError, 'loss_func is 3'),
+    (dict(lr=1e308), ValueError, 'up to 3.4e.38'), (dict(lr=10**400), ValueError, 'lr is larger'),
+    (dict(loss_func=nn.CrossEntropyLoss(reduction='none')), ValueError, "'none'"),
+    (dict(opt_func=torch.optim.LBFGS), ValueError, 'epoch_func that calls optimizer.step.closure'),
+    (dict(opt_func=partial(torch.optim.LBFGS, max_iter=3)), ValueError, 'epoch_func'),
+    (dict(train=(X, Y.float())), TypeError, r'train: .*float32.*\.long'),
+    (dict(train=(X, Y.float()), loss_func=nn.CrossEntropyLoss()), TypeError, r'\.long'),
+    (dict(train=(X, Y.int())), TypeError, r'int32.*y\.long'),
+    (dict(train=(X, Y + 300), loss_func=partial(F.cross_entropy, ignore_index=255)), IndexError,
+     'the value 300|the value 309'),
+    (dict(valid=(X, Y.float()), loss_func=F.mse_loss), TypeError, r'valid: .*\.long'),
+    (dict(train=(X, [*'abcdefghijklmnopqrst'])), TypeError, 'pandas.factorize'),
+    (dict(train=(pd.DataFrame(X.numpy()), Y)), TypeError, 'to_numpy'),
+    (dict(train=(X.double(), Y)), ValueError, "can't take a row of x, torch.float64"),
+    (dict(valid=(X[:, :9], Y)), ValueError, r"valid: .*\(1, 9\)"),
+    (dict(train=X), TypeError, 'train is a Tensor'),
+    (dict(train=[X, Y]), TypeError, 'a pair .x, y. is a tuple'),
+    (dict(train=TensorDataset(X, Y)), TypeError, 'DataLoader.dataset, bs, shuffle=True'),
+    (dict(valid=[]), ValueError, 'valid: there are no minibatches')])
 def test_fit_refuses_before_it_trains(kw, error, words):
     net = new_model()
     with pytest.raises(error, match=words):
         quiet(net, **dict(train=(X, Y)) | kw)
     assert weights(net).equal(weights(new_model()))
+
+
+@pytest.mark.parametrize('net, error, words', [
+    (new_model().requires_grad_(False), ValueError, 'requires_grad_'),
+    (nn.ReLU(), ValueError, 'no parameter'), (Twice(784, 10), TypeError, 'returns a tuple'),
+    (F.relu, TypeError, 'not an nn.Module')])
+def test_fit_refuses_models(net, error, words):
+    with pytest.raises(error, match=words):
+        quiet(net, (X, Y), epochs=1)
+
+
+@pytest.mark.parametrize('off', [torch.no_grad, torch.inference_mode])
+def test_fit_needs_gradients(off):
+    with off(), pytest.raises(ValueError, match='gradients are switched off'):
+        quiet(new_model(), (X, Y), epochs=1)
+
+
+def test_fit_trains_what_is_not_frozen():
+    net = new_model()
+    net.layers[0].requires_grad_(False)
+    quiet(net, (X, Y), epochs=1)
+    first, last = net.layers[0].weight, net.layers[2].weight
+    assert first.equal(new_model().layers[0].weight)
+    assert not last.equal(new_model().layers[2].weight)
 
 
 def test_fit_lets_errors_through():
@@ -568,6 +739,7 @@ def test_plot_history():
     history = quiet(new_model(), rows(130), rows(40, 1), epochs=3)
     axes = plot_history(history)
     assert [ax.get_ylabel() for ax in axes] == ['loss (nats)', 'validation accuracy (%)']
+    assert [ax.get_xlabel() for ax in axes] == ['epoch', 'epoch']
     assert [t.get_text() for t in axes[0].get_legend().get_texts()] == ['train_loss', 'valid_loss']
     assert axes[0].lines[1].get_ydata().tolist() == history.valid_loss.tolist()
     assert axes[1].lines[0].get_ydata().tolist() == (100*history.valid_accuracy).tolist()
@@ -575,6 +747,10 @@ def test_plot_history():
     axes = plot_history(history[['train_loss']])
     assert (len(axes[0].lines), len(axes[1].lines)) == (1, 0)
     plt.close('all')
+    for wrong in (None, [1.], pd.DataFrame({'loss': [1.]}), history[:0]):
+        with pytest.raises(TypeError, match='that fit returns'):
+            plot_history(wrong)
+    assert not plt.get_fignums()
 
 
 # the exercises: each slip is named

@@ -99,7 +99,7 @@ def test_minibatches_do_as_well(net, few):
     state = torch.get_rng_state()
     assert [len(y) for y in dealt(net, loader)] == [50, 50, 30]*2
     assert torch.equal(torch.get_rng_state(), state)
-    with pytest.raises(ValueError, match='first step is None'):
+    with pytest.raises(ValueError, match='no minibatches'):
         lr_find(net, [])
 
 
@@ -111,7 +111,8 @@ def test_the_table_ends_before_the_loss_is_no_number(net, few):
 @pytest.mark.parametrize('bad, why', [
     (dict(low=0), 'low is 0'), (dict(low=1, high=1), 'high is 1'), (dict(high=inf), 'high is inf'),
     (dict(low='1'), "low is '1'"), (dict(low=nan), 'low is nan'), (dict(steps=1), 'steps is 1'),
-    (dict(bs=0), 'bs is 0'), (dict(steps=2.5), 'steps is 2.5'), (dict(low=2, high=1), 'low is 2')])
+    (dict(bs=0), 'bs is 0'), (dict(high=1e39), 'up to 3.4e.38'),
+    (dict(steps=2.5), 'steps is 2.5'), (dict(low=2, high=1), 'low is 2')])
 def test_refuses_arguments(net, few, bad, why):
     with pytest.raises(ValueError, match=why):
         lr_find(net, few, **bad)
@@ -142,8 +143,16 @@ def test_plot(net, few):
         weight = weight_new
     assert line.get_ydata().tolist() == pytest.approx(mean)
     assert (line.get_label(), line.get_linestyle()) == ('a', '--')
+    assert (ax.get_xlabel(), ax.get_ylim()[0]) == ('learning rate', 0)
+    assert 'running mean' in ax.get_ylabel()
     assert plot_lr_find(table, ax) is ax and len(ax.lines) == 2
     plt.close('all')
+    for wrong in (None, table.rename(columns={'loss': 'x'}), table[:0]):
+        with pytest.raises(TypeError, match='that lr_find returns'):
+            plot_lr_find(wrong)
+    with pytest.raises(ValueError):
+        plot_lr_find(table, style='?')
+    assert not plt.get_fignums()
 
 
 @pytest.mark.slow

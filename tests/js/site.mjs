@@ -61,7 +61,12 @@ function inspect() {
   for (const image of document.images) {
     if (!image.naturalWidth) bad.push(`the picture ${image.getAttribute('src')} is not there`);
     if (!image.alt) bad.push(`the picture ${image.getAttribute('src')} has no alt`);
+    if (image.closest('figure') && !image.closest('a'))
+      bad.push(`the picture ${image.getAttribute('src')} can't be enlarged`);
   }
+  for (const formula of document.querySelectorAll('main .math.display'))
+    if (formula.scrollWidth > formula.clientWidth + 1)
+      bad.push(`the formula ${formula.textContent.slice(0, 40)} is cut`);
   const meta = name => document.querySelector(`meta[property="${name}"]`)?.content;
   const code = [...document.querySelectorAll('main pre')].filter(e => e.clientWidth);
   return {
@@ -106,6 +111,26 @@ async function judge(tab, how) {
     );
 }
 
+// On paper nothing can be scrolled or opened
+async function print(tab) {
+  await tab.emulateMedia({media: 'print'});
+  await tab.setViewportSize({width: 700, height: 900});
+  await settled(tab);
+  const lost = await tab.evaluate(() => {
+    const wide = [...document.querySelectorAll('main pre')].filter(
+      e => e.scrollWidth > e.clientWidth + 1,
+    );
+    const shut = [
+      ...document.querySelectorAll('main details:not(.contents) > :not(summary)'),
+    ].filter(e => !e.checkVisibility({contentVisibilityAuto: true}) || !e.offsetHeight);
+    const bars = [...document.querySelectorAll('nav, header.navbar, button')].filter(
+      e => e.offsetHeight,
+    );
+    return [wide, shut, bars].map(list => list.slice(0, 1).map(e => e.outerHTML.slice(0, 80)));
+  });
+  for (const what of lost.flat()) tab.say(`on paper ${what} is cut, shut or of no use`);
+}
+
 async function look(name) {
   const tab = await open(name);
   await tab.evaluate(() => {
@@ -120,6 +145,7 @@ async function look(name) {
     for (const what of await tab.evaluate(tooWide)) tab.say(`at ${width} px too wide: ${what}`);
   }
   await judge(tab, 'light, 1280 px');
+  await print(tab);
   await tab.context().close();
   const dark = await open(name, {colorScheme: 'dark', viewport: {width: 390, height: 900}});
   if (!(await dark.evaluate(() => document.body.classList.contains('quarto-dark'))))
@@ -190,6 +216,25 @@ for (const target of some) {
   if (top < bar - 1 || top > 880) tab.say(`lands ${Math.round(top)} px from the top`);
   await tab.context().close();
 }
+
+// The search finds each public name, by its name
+const search = await open('api.html');
+const links = await search.$$eval('main td:first-child a[href*="#"]', all =>
+  all.map(a => [a.textContent, a.hash]),
+);
+await search.keyboard.press('/');
+for (const [name, hash] of links) {
+  await search.fill('.aa-Input', '');
+  await search.fill('.aa-Input', name);
+  const seen = target =>
+    [...document.querySelectorAll('.aa-Panel a[href]')].slice(0, 3).some(a => a.hash === target);
+  const shown = await search.waitForFunction(seen, hash, {timeout: 5000}).catch(() => false);
+  if (!shown) {
+    search.say(`the search does not find ${name}`);
+    break;
+  }
+}
+if (links.length < 50) search.say(`only ${links.length} names`);
 
 await browser.close();
 server.close();
