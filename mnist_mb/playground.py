@@ -99,8 +99,8 @@ def _gray(picture):
     picture = picture.detach().cpu()
     if picture.ndim != 2 or picture.is_complex() or not picture.numel():
         raise ValueError(
-            f'the picture has the shape {tuple(picture.shape)}; it should be '
-            '(height, width), grayscale: average the colors first')
+            f'the picture has the shape {tuple(picture.shape)}; it should '
+            'be (height, width), grayscale: average the colors first')
     low, high = picture.double().aminmax()
     whole = not picture.is_floating_point() and picture.dtype != torch.bool
     if not 0 <= low <= high <= (255 if whole else 1):
