@@ -212,26 +212,26 @@ def check_fit(
     lr: float,  # learning rate
     loss_func: Callable,  # (logits, target) -> mean loss
     opt_func: Callable,  # (parameters, lr=…) -> optimizer
-    own_epoch: bool = False,  # an epoch_func of the user's, which may pass a closure?
+    own_epoch: bool = False,  # an epoch_func that may do it otherwise?
 ) -> None:
     "Raise an error that says what `fit` can't use of what it is given."
     check_positive(epochs=epochs, bs=bs)
     check_positive(whole=False, lr=lr)
     if not isinstance(model, nn.Module):
         raise TypeError(f'model is a {type(model).__name__}, not an nn.Module')
-    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+    params = [*model.parameters()]
+    if not own_epoch and not torch.is_grad_enabled():
         raise ValueError('gradients are switched off, and training needs them: leave '
                          'torch.no_grad() or torch.inference_mode()')
-    trained = [*filter(attrgetter('requires_grad'), model.parameters())]
-    if not trained:
+    if not own_epoch and not any(map(attrgetter('requires_grad'), params)):
         raise ValueError('the model has no parameter that requires a gradient; if all '
                          'are frozen, model.requires_grad_() frees them')
-    if lr > (most := torch.finfo(trained[0].dtype).max):
+    if params and lr > (most := torch.finfo(params[0].dtype).max):
         raise ValueError(f'lr is {lr}; the weights have numbers up to {most:.3g}')
     if isinstance(loss_func, type) or not callable(loss_func):
         raise TypeError(f'loss_func is {loss_func!r}; it must be a function (logits, '
                         'target), or an object such as nn.CrossEntropyLoss()')
-    if getattr(loss_func, 'reduction', 'mean') == 'none':
+    if getattr(loss_func, 'reduction', 'mean') == 'none' and not own_epoch:
         raise ValueError("loss_func has reduction='none', and training needs one number")
     if not callable(opt_func):
         raise TypeError(f'opt_func is a {type(opt_func).__name__}; it must be a class of '

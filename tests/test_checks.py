@@ -246,6 +246,8 @@ def test_fit_is_refused(wrong, error, words):
 
 @pytest.mark.parametrize('fine', (
     {}, dict(train=[PAIR]), dict(opt_func=torch.optim.LBFGS, own_epoch=True), dict(bs=np.int64(3)),
+    dict(loss_func=nn.CrossEntropyLoss(reduction='none'), own_epoch=True),
+    dict(model=nn.Linear(3, 2).requires_grad_(False), own_epoch=True),
     dict(train=(PAIR[0], PAIR[1].byte())),
     dict(train=(PAIR[0], NET(PAIR[0]).detach()), loss_func=F.mse_loss),
     dict(train=(PAIR[0], PAIR[1].byte() + 255), loss_func=nn.CrossEntropyLoss(ignore_index=255)),

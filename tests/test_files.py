@@ -969,6 +969,17 @@ def test_cached_does_not_wait_for_a_pipe():
     assert kept([])
 
 
+@pytest.mark.parametrize('call', [
+    lambda: find_dataset(name='mnits'), lambda: read_dataset('.', 'mnits'),
+    lambda: fetch_dataset('mnits'), lambda: verify(b'', LABELS, 'mnits')])
+def test_no_such_set(call):
+    with pytest.raises(ValueError, match="name is 'mnits'; it can be one of mnist, fashion"):
+        call()
+    with pytest.raises(ValueError, match="file is 'labels'; it can be one of train-images"):
+        verify(b'', 'labels')
+    assert not cache_folder().exists()
+
+
 def test_known_sets():
     for name, known in DATASETS.items():
         assert tuple(known) == FILES and set(MIRRORS) == set(DATASETS)

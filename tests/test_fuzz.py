@@ -47,11 +47,11 @@ def honest(error, function, argument):
 # Other rooms' functions, mostly called by the package itself: their errors may be Python's own.
 LOOSE = {'mnist_mb.speed', 'mnist_mb.drawing', 'mnist_mb.playground'}
 
-# Not tried: what PyTorch or matplotlib take, and explain, themselves; the numbers that other
-# functions pass to a check; texts that are printed as they are.
+# Not tried: what PyTorch or matplotlib take, and explain, themselves; the numbers and names that
+# other functions pass, which they have looked at; texts that are printed as they are.
 TAKEN = {'seed', 'generator', 'ax', 'axes', 'label', 'style', 'check_target.n', 'check_target.c',
          'Model.n_in', 'Model.nh', 'Model.n_out', 'report.loss', 'make_splits.n_valid',
-         'show_images.x', 'show_images.cols'}
+         'show_images.x', 'show_images.cols', 'read_dataset.name', 'find_dataset.name'}
 
 # The values. Each is made anew for each call, so that no call can spoil another's.
 VALUES = {
