@@ -167,9 +167,6 @@ def _check_numbers(lr, seed, **whole):
     "Refuse what is not positive, or larger than PyTorch can take."
     check_positive(**whole)
     check_positive(whole=False, lr=lr)
-    for name, value in whole.items():
-        if value > 10**9:
-            raise ValueError(f'{name} is {value}; a billion is the most')
     if lr > (most := torch.finfo(torch.float32).max):
         raise ValueError(f'lr is {lr}; {most:.2g} is the most')
     if not 0 <= seed < 2**64:
