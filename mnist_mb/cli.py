@@ -131,7 +131,9 @@ def _processes(name, device):
 
 # %% ../nbs/14_cli.ipynb #9cd663f2
 def _path(name):
-    return Path(os.path.expanduser(name)) if name else None
+    "The path, with `~` and environment variables as a shell reads them."
+    whole = os.path.expanduser(os.path.expandvars(name or ''))
+    return Path(whole) if name else None
 
 def _check_files(save, plot, overwrite, history=None):
     "Refuse files that can't be written later."
