@@ -352,7 +352,7 @@ def check_output(
     cure: str = '--overwrite',  # what the user says to allow that
 ) -> None:
     "Raise a `ValueError` unless the file can be written later."
-    path, why = Path(os.path.expanduser(path)), ''
+    path, why = Path(os.path.expanduser(os.path.expandvars(path))), ''
     try:
         folder = path.resolve().parent  # of a link: where it leads
         if path.is_dir():

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from fastcore.script import Param, anno_parser
+from fastcore.script import anno_parser
 from tqdm import tqdm
 
 import mnist_mb
@@ -50,12 +50,15 @@ def _command(func):
             raise SystemExit(130) from None
     return wraps(func)(run)
 
-# %% ../nbs/14_cli.ipynb #2d60fcb8
+# %% ../nbs/14_cli.ipynb #14f227a7
 def _arguments(func, name):
     "What the command line says; and the process, made fit for a command."
     _check_streams(name)
     os.environ['MPLBACKEND'] = 'Agg'  # it draws files, and needs no display
     parser = anno_parser(func, prog=name)
+    for action in parser._actions:
+        if action.dest == 'picture':
+            action.nargs = '+'
     parser.add_argument('--version', action='version',
                         version=f'{name} {mnist_mb.__version__}')
     with _printing():
@@ -128,7 +131,9 @@ def _processes(name, device):
 
 # %% ../nbs/14_cli.ipynb #9cd663f2
 def _path(name):
-    return Path(os.path.expanduser(name)) if name else None
+    "The path, with `~` and environment variables as a shell reads them."
+    whole = os.path.expanduser(os.path.expandvars(name or ''))
+    return Path(whole) if name else None
 
 def _check_files(save, plot, overwrite, history=None):
     "Refuse files that can't be written later."
@@ -282,8 +287,8 @@ def train(
                           error=DataError)
         _say(f'data: {splits.name}, from {splits.source}')
         *sets, (x, y) = [(x.to(own), y.to(own)) for x, y in splits]
-        table = _train(model, *sets, epochs, min(bs, len(sets[0][0])), lr,
-                       seed, _epoch_func(fast, size), rank)
+        table = _train(model, *sets, epochs, bs, lr, seed,
+                       _epoch_func(fast, size), rank)
         acc = evaluate(model, (x, y))[1]
         low, high = accuracy_interval(round(acc*len(y)), len(y))
         _say(f'test accuracy {acc:.4f}, '
@@ -338,24 +343,24 @@ def _drawn(figure, path, dpi=150):
     figure.savefig(content := io.BytesIO(), format=kind, dpi=dpi)
     return partial(Path.write_bytes, data=content.getvalue())
 
-# %% ../nbs/14_cli.ipynb #168cd82f
+# %% ../nbs/14_cli.ipynb #f3abd332
 @_command
 def predict(
     weights: str,  # a file that mnist_mb_train --save wrote
-    picture: Param('pictures of one digit each (.png, .jpg, …)',
-                   str, nargs='+'),
+    picture: str,  # a digit (.png, .jpg, …), or several such pictures
     top: int = 3,  # how many digits to name
     seen: str = None,  # draw what the network saw into this file (.png, …)
     overwrite: bool = False,  # may that replace a file?
 ):
     "Read the digit in each picture, dark on light or light on dark."
     name, seen, read = 'mnist_mb_predict', _path(seen), {}
+    paths = [picture] if isinstance(picture, str | Path) else picture
     def ready():
         _check_numbers(1, 0, top=top)
         _check_files(None, seen, overwrite)
         return _load(weights)
     model = _checked(name, ready)
-    for path in picture:
+    for path in map(str, paths):
         try:
             ink, dark = find_ink(path)
             x = as_mnist(ink)
@@ -371,7 +376,7 @@ def predict(
         x, digits = map(torch.stack, zip(*read.values()))
         figure = show_images(x, digits, cols=min(10, len(x)))[0].figure
         _write(name, 'seen', seen, _drawn(figure, seen, 400), overwrite)
-    if len(read) < len(set(picture)):
+    if len(read) < len(set(map(str, paths))):
         raise SystemExit(1)
 
 def _reading(probs, top):
@@ -403,34 +408,22 @@ def bench(
     lr: float = 0.5,  # learning rate
     nh: int = 50,  # hidden activations
     rounds: int = 5,  # how often each way does an epoch, in turns
-    threads: int = 1,  # of each way
     plot: str = None,  # write the ratios to this file (.png, .pdf, .svg, …)
-    json: str = None,  # write the figures and the machine to this file
-    overwrite: bool = False,  # may they replace files?
+    overwrite: bool = False,  # may it replace a file?
 ):
     "Compare ways of training the same network: seconds, ratios, accuracy."
-    from json import dumps, loads
-
     from mnist_mb.speed import benchmark, plot_benchmark
-    plot, json = _path(plot), _path(json)
+    plot = _path(plot)
     def ready():
-        check_positive(bs=bs, nh=nh, rounds=rounds, threads=threads)
+        check_positive(bs=bs, nh=nh, rounds=rounds)
         check_positive(whole=False, lr=lr)
-        _check_files(json, plot, overwrite)
+        _check_files(None, plot, overwrite)
         return get_data(data)
     splits = _checked('mnist_mb_bench', ready)
     _say(f'data: {splits.name}, from {splits.source}')
-    table = benchmark(*splits[:2], bs=bs, lr=lr, nh=nh, rounds=rounds,
-                      threads=threads)
+    table = benchmark(*splits[:2], bs=bs, lr=lr, nh=nh, rounds=rounds)
     short = table.round({'seconds': 3, 'ratio': 2, 'accuracy': 4})
     _say(short.astype(object).where(table.notna(), '').to_markdown())
-    _say('on {processor}, threads: {threads}'.format(**table.attrs))
-    if json:
-        ways = loads(table.to_json(orient='index', double_precision=6))
-        facts = table.attrs | {'data': splits.name, 'bs': bs, 'nh': nh}
-        text = dumps(facts | {'ways': ways}, indent=1)
-        write_whole(json, lambda path: path.write_text(text + '\n'))
-        _say(f'figures: {json}')
     if plot:
         figure = plot_benchmark(table).figure
         write_whole(plot, partial(figure.savefig, dpi=150))

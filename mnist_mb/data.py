@@ -107,7 +107,7 @@ def _pictures(x, y, names):
         return x, ['']*len(x)
     if len(y) != len(x):
         raise ValueError(f'{len(x)} images, but {len(y)} class numbers')
-    return x, [names[t] if names else str(t) for t in map(int, y)]
+    return x, [str(t) if names is None else names[t] for t in map(int, y)]
 
 # %% ../nbs/00_data.ipynb #3ea3c88a
 def _grid(n, cols, height):

@@ -96,6 +96,14 @@ DATASETS['kmnist'] = _zipped_only(
     ('20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c',
      5_120))
 
+# %% ../nbs/11_files.ipynb #029f3be2
+def _check_name(name, file=_FILES[0]):
+    "A `ValueError` unless there is such a set, with such a file."
+    for what, it, known in (('name', name, DATASETS), ('file', file, _FILES)):
+        if it not in known:
+            names = ', '.join(known)
+            raise ValueError(f'{what} is {it!r}; it can be one of {names}')
+
 # %% ../nbs/11_files.ipynb #e906d8e5
 def _content_size(file):
     "How many bytes the unzipped file has."
@@ -156,6 +164,7 @@ def verify(
     name: str = 'mnist',  # of which of the `DATASETS`
 ) -> bytes:  # the unzipped content
     "The content of `raw`, if it is that file; else a `DataError`."
+    _check_name(name, file)
     content_sum, zipped_sum, _ = DATASETS[name][file]
     content = _unzip(raw, _content_size(file) + 1)
     if hashlib.sha256(content).hexdigest() == content_sum:
@@ -321,6 +330,7 @@ def read_dataset(
     name: str = 'mnist',  # which of the `DATASETS`
 ) -> list[np.ndarray]:  # uint8: x and y for training, x and y for testing
     "A data set from one place, verified."
+    _check_name(name)
     wrong, path = [], _path(path)
     try:
         if not path.exists():
@@ -449,6 +459,7 @@ def fetch_dataset(
     timeout: float = 20,  # seconds without an answer, then the next mirror
 ) -> Path:  # the folder in the cache that now has the four files
     "Fetch what the cache lacks of a set; a `DataError` if it can't be had."
+    _check_name(name)
     pooch = _pooch()
     pooch.get_logger().setLevel('WARNING')  # else it names each address
     folder = cache_folder()/name
@@ -486,9 +497,7 @@ def find_dataset(
     name: str = 'mnist',  # which of the `DATASETS`
 ) -> tuple[list[np.ndarray], str]:  # as from `read_dataset`, and the place
     "A data set from the first place that has it; else a `DataError`."
-    if name not in DATASETS:
-        names = ', '.join(DATASETS)
-        raise ValueError(f'name is {name!r}; it can be one of {names}')
+    _check_name(name)
     for place, named in [(_path(path), True)] if path else _places(name):
         try:
             return read_dataset(place, name), str(place)

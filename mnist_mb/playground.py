@@ -84,7 +84,7 @@ def _paper(v, edges):
 def _gray(picture):
     "Gray values in [0, 1], float64, and: was it a tensor or an array?"
     if isinstance(picture, str | Path):
-        file = Path(os.path.expanduser(picture))
+        file = Path(os.path.expanduser(os.path.expandvars(picture)))
         try:
             with Image.open(file if file.is_file() else '') as image:
                 return _gray(image)
@@ -99,7 +99,7 @@ def _gray(picture):
     picture = picture.detach().cpu()
     if picture.ndim != 2 or picture.is_complex() or not picture.numel():
         raise ValueError(
-            f'the picture has the shape {tuple(picture.shape)}; it should be '
+            f'the picture has shape {tuple(picture.shape)}; it should be '
             '(height, width), grayscale: average the colors first')
     low, high = picture.double().aminmax()
     whole = not picture.is_floating_point() and picture.dtype != torch.bool

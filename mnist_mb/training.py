@@ -196,6 +196,8 @@ def fit(
                         dtype=float)
 
 # %% ../nbs/03_training.ipynb #8a5d6310
+#| code-fold: true
+#| code-summary: "plot_history"
 @close_if_it_fails()
 def plot_history(
     history: pd.DataFrame,  # what fit returns

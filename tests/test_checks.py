@@ -325,3 +325,13 @@ def test_verdict(result, words):
 def test_verdict_of_an_error():
     words = verdict(lambda: 1/0, CASES)
     assert words == "not right: it ends with ZeroDivisionError: division by zero"
+
+
+def test_paths_have_variables_and_a_home(monkeypatch, tmp_path):
+    monkeypatch.setenv('SOMEWHERE', str(tmp_path))
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path/'there').touch()
+    for path in ('$SOMEWHERE/there', '${SOMEWHERE}/there', '~/there'):
+        with pytest.raises(ValueError, match='exists'):
+            check_output(path)
+        check_output(path, overwrite=True)

@@ -403,14 +403,16 @@ def test_no_folder_for_the_cache(mirrors, tmp_path):
     assert cached('x', [(1,)], lambda: [np.ones(1, np.uint8)])[0] == 1
 
 
-@pytest.mark.parametrize('closed', ['folder', 'file', 'data', 'cache'])
+@pytest.mark.parametrize('closed', ['folder', 'file', 'data', 'cache', 'cache/mnist'])
 def test_no_permission(closed, user, mirrors, monkeypatch):
     monkeypatch.setenv('MNIST_MB_CACHE', str(user/'cache'))
     monkeypatch.chdir(user)
     path = folder(user/('data' if closed == 'data' else 'here'))
-    shut = {'file': path/f'{LABELS}.gz', 'cache': user/'cache'}.get(closed, path)
-    shut.mkdir(exist_ok=True) if closed == 'cache' else None
-    shut.chmod(0)
+    shut = path/f'{LABELS}.gz' if closed == 'file' else path
+    if closed.startswith('cache'):
+        shut = user/closed
+        shut.mkdir(parents=True)
+    shut.chmod(0o555 if closed == 'cache/mnist' else 0)
     try:
         if closed in ('folder', 'file'):
             says('ermission denied', path)
@@ -419,7 +421,7 @@ def test_no_permission(closed, user, mirrors, monkeypatch):
         else:
             mirrors('good')
             says("can't write into")
-            assert cached('x', [(1,)], lambda: [np.ones(1, np.uint8)])[0] == 1
+            assert cached('mnist/x', [(1,)], lambda: [np.ones(1, np.uint8)])[0] == 1
     finally:
         shut.chmod(0o700)
 
@@ -593,12 +595,15 @@ def test_a_single_file_names_its_folder(name, tmp_path):
 
 @pytest.mark.parametrize('bad', ['mnist.pkl.gz', LABELS])
 def test_whichever_layout_is_right(bad, right_pickle, tmp_path):
-    (tmp_path/bad).write_bytes(b'\x80\2half')
+    here = tmp_path/'here'
+    here.mkdir()
+    (here/bad).write_bytes(b'\x80\2half')
     with gzip.open(right_pickle) as f:
-        (tmp_path/'mnist.pkl').write_bytes(f.read())
-    assert all_right(tmp_path)
-    (tmp_path/'mnist.pkl').write_bytes(PAGE)
-    assert all_right(folder(tmp_path)) if bad != LABELS else says('HTML page', tmp_path)
+        (here/'mnist.pkl').write_bytes(f.read())
+    assert all_right(here)
+    (here/'mnist.pkl').write_bytes(PAGE)
+    says('HTML page', here)
+    assert all_right(folder(here))
 
 
 @pytest.mark.parametrize('word, meant', [
@@ -893,8 +898,9 @@ def test_write_whole(tmp_path):
         write_whole(new, lambda path: path.write_text('x') and new.write_text('first'), False)
     assert (note.read_text(), new.read_text()) == ('two', 'first')
     new.unlink()
-    write_whole(new, lambda path: path.write_text('x'), overwrite=False)
-    assert sorted(os.listdir(tmp_path)) == ['link', 'new', 'note'] and new.read_text() == 'x'
+    write_whole(new, lambda path: path.write_text(path.parent.name), overwrite=False)
+    assert sorted(os.listdir(tmp_path)) == ['link', 'new', 'note']
+    assert new.read_text().startswith('.unfinished-new-')  # what a killed process leaves
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path/'no'/'x', lambda path: path.write_text('x'))
 
@@ -961,6 +967,17 @@ def test_cached_does_not_wait_for_a_pipe():
     cache_folder().mkdir()
     pipe(cache_folder()/'some.npz')
     assert kept([])
+
+
+@pytest.mark.parametrize('call', [
+    lambda: find_dataset(name='mnits'), lambda: read_dataset('.', 'mnits'),
+    lambda: fetch_dataset('mnits'), lambda: verify(b'', LABELS, 'mnits')])
+def test_no_such_set(call):
+    with pytest.raises(ValueError, match="name is 'mnits'; it can be one of mnist, fashion"):
+        call()
+    with pytest.raises(ValueError, match="file is 'labels'; it can be one of train-images"):
+        verify(b'', 'labels')
+    assert not cache_folder().exists()
 
 
 def test_known_sets():

@@ -184,6 +184,7 @@ GOOD = {
     drawing.draw: lambda: dict(n=2, generator=torch.Generator()),
     playground.center_of_mass: lambda: dict(images=torch.ones(2, 28, 28)),
     playground.as_mnist: lambda: dict(image=torch.eye(28), threshold=0.),
+    playground.find_ink: lambda: dict(picture=torch.eye(28), threshold=0.),
     playground.pixel_contributions: lambda: dict(model=wide(), x=torch.ones(2, 784),
                                                  target=torch.tensor([0, 1])),
     playground.quantized: lambda: dict(model=wide(), bits=16),

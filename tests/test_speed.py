@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from copy import deepcopy
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from mnist_mb import speed
 from mnist_mb.nll import cross_entropy
 from mnist_mb.speed import (
-    benchmark, best_times, make_step, manual_epoch, matmul_floor, plot_benchmark)
+    benchmark, best_times, manual_epoch, manual_steps, matmul_floor, plot_benchmark)
 from mnist_mb.training import Model, PlainSGD, evaluate, fit, minibatches, train_epoch
 
 
@@ -36,25 +37,29 @@ def far(one, other):
 CLOSE = 1e-10
 
 
-@pytest.mark.parametrize('nh', [3, 16, 50])
-@pytest.mark.parametrize('opt', [PlainSGD, torch.optim.SGD])
-@pytest.mark.parametrize('loss_func', [F.cross_entropy, cross_entropy])
-def test_same_as_autograd(nh, opt, loss_func):
-    x, y = some(260)  # in fifties, the last minibatch has ten rows
+IN_PYTHON = partial(manual_epoch, steps=manual_steps)
+
+
+@pytest.mark.parametrize('epoch_func', [manual_epoch, IN_PYTHON])
+@pytest.mark.parametrize('nh, opt, loss_func', [(3, PlainSGD, F.cross_entropy),
+                                                (50, torch.optim.SGD, cross_entropy)])
+def test_same_as_autograd(epoch_func, nh, opt, loss_func):
+    x, y = some(1260)  # in fifties, the last minibatch has ten rows
     nets = [new_model(nh, torch.double) for _ in range(2)]
     losses = []
-    for net, epoch in zip(nets, (train_epoch, manual_epoch)):
+    for net, epoch in zip(nets, (train_epoch, epoch_func)):
         batches = minibatches(x, y, 50, shuffle=False)
         losses.append(epoch(net, batches, opt(net.parameters(), lr=0.1), loss_func))
     assert far(*nets) < CLOSE < 1e-3 < far(nets[0], new_model(nh, torch.double))
     assert losses[0] == pytest.approx(losses[1], abs=CLOSE)
 
 
-def test_each_parameter_takes_its_step():
+@pytest.mark.parametrize('epoch_func', [manual_epoch, IN_PYTHON])
+def test_each_parameter_takes_its_step(epoch_func):
     x, y = some(50)
     for rows in (50, 7):
         net, other = new_model(dtype=torch.double), new_model(dtype=torch.double)
-        loss = manual_epoch(net, [(x[:rows], y[:rows])], PlainSGD(net.parameters(), 0.1))
+        loss = epoch_func(net, [(x[:rows], y[:rows])], PlainSGD(net.parameters(), 0.1))
         expected = F.cross_entropy(other(x[:rows]), y[:rows])
         expected.backward()
         assert loss == pytest.approx(expected.item())
@@ -179,19 +184,32 @@ def test_other_losses_are_refused():
 x5, y5 = some(5, torch.float)
 
 
-@pytest.mark.parametrize('first', [[], [(x5, y5)]])  # room for five rows has been made, or not
+@pytest.mark.parametrize('epoch_func', [manual_epoch, IN_PYTHON])
+@pytest.mark.parametrize('first', [[], [(x5, y5)]])  # others before them, or none
 @pytest.mark.parametrize('x, y, error', [
     (x5.double(), y5, 'dtype'), (x5[:, :7], y5, 'shape'), (x5, y5[:4], 'size'),
     (x5[:4], y5, 'size'), (x5[:0], y5[:0], 'bs is 0'), (x5, y5.float(), 'int'),
     (x5, y5[:, None], 'vector'), (x5.view(5, 28, 28), y5, '2 dimensions'),
     *((x5, torch.tensor([0, 1, 2, 3, k]), 'out of') for k in (10, -1, -100))])
-def test_wrong_minibatches_change_nothing(first, x, y, error):
+def test_wrong_minibatches_change_nothing(epoch_func, first, x, y, error):
     net, other = new_model(), new_model()
     if first:
         manual_epoch(other, first, PlainSGD(other.parameters(), 0.1))
     with pytest.raises((ValueError, IndexError, RuntimeError), match=error):
-        manual_epoch(net, [*first, (x, y)], PlainSGD(net.parameters(), 0.1))
+        epoch_func(net, [*first, (x, y)], PlainSGD(net.parameters(), 0.1))
     assert far(net, other) == 0
+
+
+@pytest.mark.parametrize('version, there', [((3, 14), True), ((3, 11), False)])
+def test_without_torchscript_python_does_the_steps(monkeypatch, version, there):
+    monkeypatch.setattr(speed.sys, 'version_info', version)
+    if not there:
+        monkeypatch.delattr(torch.jit, 'script')
+    assert speed._scripted.__wrapped__() is manual_steps
+
+
+def test_torchscript_is_used_and_says_nothing(recwarn):
+    assert isinstance(speed._scripted.__wrapped__(), torch.jit.ScriptFunction) and not recwarn
 
 
 def test_no_minibatches_are_refused():
@@ -204,12 +222,12 @@ def test_interrupted_keeps_the_steps_done():
     x, y = some(5)
 
     def interrupted():
-        yield x, y
+        yield from [(x, y)]*4  # as many are taken at a time
         raise KeyboardInterrupt
     net, other = new_model(dtype=torch.double), new_model(dtype=torch.double)
     with pytest.raises(KeyboardInterrupt):
         manual_epoch(net, interrupted(), PlainSGD(net.parameters(), 0.1))
-    train_epoch(other, [(x, y)], PlainSGD(other.parameters(), 0.1))
+    train_epoch(other, [(x, y)]*4, PlainSGD(other.parameters(), 0.1))
     assert far(net, other) < CLOSE
 
 
@@ -227,12 +245,11 @@ def test_on_a_device(device):
 
 def test_no_step_waits_for_a_device():
     "meta tensors have no numbers: whatever asks for one fails."
-    net = new_model().to('meta')
-    w1, b1, w2, b2 = (p.detach() for p in net.parameters())
-    step, losses = make_step(w1, b1, torch.cat([w2, b2[:, None]], 1), 5, 0.1)
-    step(x5.to('meta'), y5.to('meta'))
+    w1, b1, w2, b2 = (p.detach() for p in new_model().to('meta').parameters())
+    room = speed._room(w1, b1, torch.cat([w2, b2[:, None]], 1), 5)
+    manual_steps([x5.to('meta')], [y5.to('meta')], room, -0.1)
     with pytest.raises(RuntimeError):
-        losses.sum().item()
+        room[0].sum().item()
 
 
 def test_best_times_takes_turns_and_the_best():

@@ -64,6 +64,9 @@ function inspect() {
     if (image.closest('figure') && !image.closest('a'))
       bad.push(`the picture ${image.getAttribute('src')} can't be enlarged`);
   }
+  for (const formula of document.querySelectorAll('main .math.display'))
+    if (formula.scrollWidth > formula.clientWidth + 1)
+      bad.push(`the formula ${formula.textContent.slice(0, 40)} is cut`);
   const meta = name => document.querySelector(`meta[property="${name}"]`)?.content;
   const code = [...document.querySelectorAll('main pre')].filter(e => e.clientWidth);
   return {
@@ -117,9 +120,9 @@ async function print(tab) {
     const wide = [...document.querySelectorAll('main pre')].filter(
       e => e.scrollWidth > e.clientWidth + 1,
     );
-    const shut = [...document.querySelectorAll('main details > :not(summary)')].filter(
-      e => !e.checkVisibility({contentVisibilityAuto: true}) || !e.offsetHeight,
-    );
+    const shut = [
+      ...document.querySelectorAll('main details:not(.contents) > :not(summary)'),
+    ].filter(e => !e.checkVisibility({contentVisibilityAuto: true}) || !e.offsetHeight);
     const bars = [...document.querySelectorAll('nav, header.navbar, button')].filter(
       e => e.offsetHeight,
     );
@@ -217,17 +220,15 @@ for (const target of some) {
 // The search finds each public name, by its name
 const search = await open('api.html');
 const links = await search.$$eval('main td:first-child a[href*="#"]', all =>
-  all.map(a => [a.textContent, a.href]),
+  all.map(a => [a.textContent, a.hash]),
 );
 await search.keyboard.press('/');
-for (const [name, href] of links) {
+for (const [name, hash] of links) {
   await search.fill('.aa-Input', '');
   await search.fill('.aa-Input', name);
   const seen = target =>
-    [...document.querySelectorAll('.aa-Panel a[href]')]
-      .slice(0, 3)
-      .some(a => a.href.replace(/\?[^#]*/, '') === target);
-  const shown = await search.waitForFunction(seen, href, {timeout: 5000}).catch(() => false);
+    [...document.querySelectorAll('.aa-Panel a[href]')].slice(0, 3).some(a => a.hash === target);
+  const shown = await search.waitForFunction(seen, hash, {timeout: 5000}).catch(() => false);
   if (!shown) {
     search.say(`the search does not find ${name}`);
     break;
