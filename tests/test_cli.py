@@ -379,7 +379,7 @@ def test_bench_writes_its_figures(few, capsys, tmp_path):
     assert facts['threads'] == 2 and facts['data'] == 'few'
     assert facts['ways']['matmul floor']['ratio'] == 1
     assert facts['ways']['matmul floor']['accuracy'] is None
-    assert 'a.json exists' in refused(capsys, cli.bench, json=str(path))
+    assert 'a.json: it exists' in refused(capsys, cli.bench, json=str(path))
 
 
 @pytest.mark.parametrize('args, code, words', [
