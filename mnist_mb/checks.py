@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 # %% ../nbs/13_checks.ipynb #10c272b6
 def check_positive(
@@ -242,9 +243,11 @@ def check_fit(
     for name, data in (('train', train), ('valid', valid)):
         if data is None and name == 'valid':
             continue
+        n, size = None, bs
         if not isinstance(data, tuple):
-            _check_batches(name, data)
-            continue
+            data, n, size = _check_batches(name, data)
+            if data is None:
+                continue
         x, y = data if len(data) == 2 else (None, None)
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             raise TypeError(f'{name} is a tuple of {[*map(type, data)]}; it must be a '
@@ -254,12 +257,13 @@ def check_fit(
         if x.ndim == 0 or y.ndim == 0 or not len(x) == len(y) > 0:
             raise ValueError(f'{name}: x has the shape {tuple(x.shape)} and y '
                              f'{tuple(y.shape)}; as many rows are needed, at least one')
-        alone = name == 'train' and (bs == 1 or len(x) % bs == 1)
+        n = len(x) if n is None else n
+        alone = name == 'train' and (size == 1 or n % size == 1)
         try:
             with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
                 out = (deepcopy(model).train() if alone else model)(x[:1])
         except (RuntimeError, ValueError) as e:
-            raise ValueError(_why_not(e, name, x, bs)) from e
+            raise ValueError(_why_not(e, name, x, n, size)) from e
         if not isinstance(out, Tensor):
             raise TypeError(f'the model returns a {type(out).__name__}, and not logits')
         if not (out.ndim == 2 and y.ndim == 1 and y.dtype == torch.int64
@@ -267,10 +271,10 @@ def check_fit(
             _check_labels(name, out, y, loss_func)
 
 # %% ../nbs/13_checks.ipynb #a83e5d11
-def _why_not(error, name, x, bs):
+def _why_not(error, name, x, n, bs):
     "Why the model can't take a row of `x`."
     if 'more than 1 value per channel' in str(error):
-        return (f'{len(x)} rows in minibatches of {bs} leave one row, and batch '
+        return (f'{n} rows in minibatches of {bs} leave one row, and batch '
                 'normalization needs two: take another bs, or DataLoader(TensorDataset('
                 '*train), bs, shuffle=True, drop_last=True)')
     return (f"{name}: the model can't take a row of x, {x.dtype} of the shape "
@@ -296,7 +300,7 @@ def _check_labels(name, out, y, loss_func):
 
 # %% ../nbs/13_checks.ipynb #f41b7c08
 def _check_batches(name, data):
-    "Raise an error unless `data` can give minibatches in every epoch."
+    "A first minibatch, rows in all, and at a time; an error if there can't be any."
     again = isinstance(data, Iterable) and not isinstance(data, Iterator | str | dict)
     if not again or hasattr(data, 'ndim'):  # arrays and tables have a number of dims
         raise TypeError(f'{name} is a {type(data).__name__}; it must be a pair (x, y), '
@@ -307,6 +311,14 @@ def _check_batches(name, data):
     if isinstance(data, list) and not isinstance(data[0], Sequence):
         raise TypeError(f'{name} is a list, and so it must hold minibatches (xb, yb); '
                         'a pair (x, y) is a tuple')
+    if isinstance(data, list):
+        return tuple(data[0]), len(data[-1][0]), len(data[0][0])
+    plain = isinstance(data, DataLoader) and data.batch_size
+    if not plain or isinstance(data.dataset, IterableDataset) or not len(data):
+        return None, None, None
+    n = 0 if data.drop_last else len(data.sampler)
+    with torch.random.fork_rng(devices=[]):
+        return tuple(data.collate_fn([data.dataset[0]])), n, data.batch_size
 
 # %% ../nbs/13_checks.ipynb #9c2d7f40
 def check_table(

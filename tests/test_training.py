@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from mnist_mb import training
 from mnist_mb.nll import cross_entropy
@@ -481,6 +481,26 @@ def test_fit_looks_at_dropout_and_averages_without_a_trace():
     assert all(p.equal(before[name]) for name, p in net.state_dict().items())
     assert torch.get_rng_state().equal(state) and net.training
     assert len(quiet(net, rows(101), epochs=1, bs=51)) == 1
+    for bs, drop in ((50, True), (51, False)):
+        assert len(quiet(net, DataLoader(TensorDataset(*rows(101)), bs, drop_last=drop))) == 3
+    for alone in (DataLoader(TensorDataset(*rows(101)), 50), DataLoader(TensorDataset(*rows(9)), 1),
+                  [*minibatches(*rows(101), 50)], (rows(1))):
+        with pytest.raises(ValueError, match='leave one row'):
+            quiet(net, alone)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return zip(*rows(20))
+
+
+def test_fit_takes_loaders_of_every_kind():
+    "A stream, whose length nobody knows; a sampler of minibatches; a collate function."
+    few, picked = TensorDataset(*rows(20)), [[0, 1, 2], [3, 4]]
+    for loader in (DataLoader(Stream(), 4), DataLoader(few, batch_sampler=picked),
+                   DataLoader(few, 4, collate_fn=lambda rows: tuple(map(torch.stack, zip(*rows)))),
+                   DataLoader(few, sampler=SubsetRandomSampler([1, 2, 3]), batch_size=3)):
+        assert len(quiet(new_model(), loader, loader, epochs=1)) == 1
 
 
 def test_fit_shuffles_anew_each_epoch_with_one_optimizer():
@@ -596,7 +616,12 @@ class Twice(nn.Linear):
     (dict(train=X), TypeError, 'train is a Tensor'),
     (dict(train=[X, Y]), TypeError, 'a pair .x, y. is a tuple'),
     (dict(train=TensorDataset(X, Y)), TypeError, 'DataLoader.dataset, bs, shuffle=True'),
-    (dict(valid=[]), ValueError, 'valid: there are no minibatches')])
+    (dict(valid=[]), ValueError, 'valid: there are no minibatches'),
+    (dict(train=[(X, Y.float())]), TypeError, r'\.long'),
+    (dict(train=DataLoader(TensorDataset(X, Y.float()), 5)), TypeError, r'\.long'),
+    (dict(train=DataLoader(TensorDataset(X.double(), Y), 5)), ValueError, "can't take a row"),
+    (dict(train=DataLoader(TensorDataset(X, Y, Y), 5)), TypeError, 'must be a pair'),
+    (dict(valid=DataLoader(TensorDataset(X, Y + 10), 5)), IndexError, 'valid: target has')])
 def test_fit_refuses_before_it_trains(kw, error, words):
     net = new_model()
     with pytest.raises(error, match=words):
