@@ -167,9 +167,6 @@ def _check_numbers(lr, seed, **whole):
     "Refuse what is not positive, or larger than PyTorch can take."
     check_positive(**whole)
     check_positive(whole=False, lr=lr)
-    for name, value in whole.items():
-        if value > 10**9:
-            raise ValueError(f'{name} is {value}; a billion is the most')
     if lr > (most := torch.finfo(torch.float32).max):
         raise ValueError(f'lr is {lr}; {most:.2g} is the most')
     if not 0 <= seed < 2**64:
@@ -231,8 +228,8 @@ def _train(model, train, valid, epochs, bs, lr, seed, epoch_func, rank):
             loss = epoch_func(model, batches, optimizer, F.cross_entropy)
             row = [loss, *evaluate(model, valid)]
             if not isfinite(sum(row)):
-                _say('mnist_mb_train: training diverged: the losses of epoch'
-                     f' {epoch} are {row[0]:.4g} and {row[1]:.4g}; '
+                _say('mnist_mb_train: training diverged: the losses of '
+                     f'epoch {epoch} are {row[0]:.4g} and {row[1]:.4g}; '
                      'try a smaller --lr', sys.stderr)
                 raise SystemExit(1)
             history.append(row)
@@ -338,7 +335,7 @@ def _write(name, what, path, write, overwrite):
     return path
 
 def _drawn(figure, path, dpi=150):
-    "What writes the figure: drawn in memory, so that only writing can fail."
+    "What writes the figure, which is drawn in memory before."
     kind = path.suffix[1:].lower()
     figure.savefig(content := io.BytesIO(), format=kind, dpi=dpi)
     return partial(Path.write_bytes, data=content.getvalue())
@@ -349,7 +346,7 @@ def predict(
     weights: str,  # a file that mnist_mb_train --save wrote
     picture: str,  # a digit (.png, .jpg, …), or several such pictures
     top: int = 3,  # how many digits to name
-    seen: str = None,  # draw what the network saw into this file (.png, …)
+    seen: str = None,  # draw here what the network saw (.png, …)
     overwrite: bool = False,  # may that replace a file?
 ):
     "Read the digit in each picture, dark on light or light on dark."
@@ -370,8 +367,8 @@ def predict(
             continue
         probs = softmax(model(x[None]).detach().double())[0]
         read[path] = x, probs.argmax()
-        _say(f'{path}: {_reading(probs, top)}; '
-             f'{"dark ink on light" if dark else "light ink on dark"} paper')
+        kind = 'dark ink on light' if dark else 'light ink on dark'
+        _say(f'{path}: {_reading(probs, top)}; {kind} paper')
     if seen and read:
         x, digits = map(torch.stack, zip(*read.values()))
         figure = show_images(x, digits, cols=min(10, len(x)))[0].figure

@@ -99,7 +99,8 @@ DATASETS['kmnist'] = _zipped_only(
 # %% ../nbs/11_files.ipynb #029f3be2
 def _check_name(name, file=_FILES[0]):
     "A `ValueError` unless there is such a set, with such a file."
-    for what, it, known in (('name', name, DATASETS), ('file', file, _FILES)):
+    asked = ('name', name, DATASETS), ('file', file, _FILES)
+    for what, it, known in asked:
         if it not in known:
             names = ', '.join(known)
             raise ValueError(f'{what} is {it!r}; it can be one of {names}')

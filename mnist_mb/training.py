@@ -46,7 +46,8 @@ def accuracy(
     "The share of rows whose largest logit is the right class's."
     if not (type(logits) is type(target) is Tensor and ignore_index == -100
             and logits.is_floating_point() and target.dtype == torch.int64
-            and logits.ndim == 2 and logits.shape[:1] == target.shape != (0,)
+            and logits.ndim == 2 and logits.shape[:1] == target.shape
+            and len(target)
             and 0 <= target.min() <= target.max() < logits.shape[1]):
         check_logits(logits)
         check_target(target, *logits.shape, ignore_index)
@@ -144,7 +145,8 @@ def train_epoch(
     loss_func: Callable = F.cross_entropy,  # (logits, target) -> mean
 ) -> float:  # mean over the rows of their minibatches' losses
     "One pass of training over the minibatches."
-    if not isinstance(model, nn.Module) or isinstance(batches, tuple | Tensor):
+    pair = isinstance(batches, tuple | Tensor)
+    if pair or not isinstance(model, nn.Module):
         raise TypeError('pass a model, and minibatches(x, y, bs)')
     model.train()
     total, rows = 0., 0
@@ -196,8 +198,6 @@ def fit(
                         dtype=float)
 
 # %% ../nbs/03_training.ipynb #8a5d6310
-#| code-fold: true
-#| code-summary: "plot_history"
 @close_if_it_fails()
 def plot_history(
     history: pd.DataFrame,  # what fit returns

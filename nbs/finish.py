@@ -31,6 +31,7 @@ ENTRY = re.compile(r'(<h\d [^>]*>([\w.]+)</h\d>)\s*<div class="code-copy.*?</div
                    rf'((?:<div id="[\w-]+" class="cell">\s*{SOURCE.pattern}\s*</div>\s*)+)', re.S)
 LINK = re.compile(r'<hr>\s*<p>(<a [^>]*>source</a>)</p>\s*'
                   r'((?:</section>\s*)*<section [^>]*>\s*<h\d [^>]*>.*?</h\d>)')
+FOLDED = re.compile('_|plot_')
 # Links to what has no entry
 PRIVATE = re.compile(r'<a href="[^"]*\.html#_\w+">(<code>\w+</code>)</a>')
 IMAGE = re.compile(r'(?<!zoom">)<img src="([^":]+\.png)"([^>]*)>')
@@ -58,19 +59,19 @@ def formula(match):
 
 
 def source(match):
-    "The code as it is; that of helpers, which no entry names, folded."
+    "The code as it is; that of helpers and plots, which nobody has to read, folded."
     names = re.findall(r'^(?:def|class) (\w+)', TAGS.sub('', match[1]), re.M)
-    if not names or not all(name.startswith('_') for name in names):
+    if not names or not all(FOLDED.match(name) for name in names):
         return match[1]
-    summary = f'Helper{"s" * (len(names) > 1)}: {", ".join(names)}'
-    return f'<details class="code-fold"><summary>{summary}</summary>{match[1]}</details>'
+    summary = f'<summary>The code of {", ".join(names)}</summary>'
+    return f'<details class="code-fold">{summary}{match[1]}</details>'
 
 
 def entry(match):
-    "Without signature and docstring, where the source that follows has them."
+    "Without signature and docstring, where the source that follows shows them."
     heading, name, sources, _ = match.groups()
-    defined = re.search(rf'\b(?:def|class) {name}\b', TAGS.sub('', sources))
-    return f'{heading}\n{sources}' if defined else match[0]
+    shown = re.search(rf'\b(?:def|class) {name}\b', TAGS.sub('', sources))
+    return f'{heading}\n{sources}' if shown and not FOLDED.match(name) else match[0]
 
 
 def anchors(page):

@@ -212,6 +212,16 @@ def test_torchscript_is_used_and_says_nothing(recwarn):
     assert isinstance(speed._scripted.__wrapped__(), torch.jit.ScriptFunction) and not recwarn
 
 
+@pytest.mark.parametrize('given', [False, True])
+def test_which_steps_are_taken(monkeypatch, given):
+    ours, theirs, net = [], [], new_model()
+    monkeypatch.setattr(speed, '_scripted', lambda: lambda *args: theirs.append(args))
+    manual_epoch(net, [(x5, y5)]*5, PlainSGD(net.parameters(), 0.5),
+                 steps=(lambda *args: ours.append(args)) if given else None)
+    assert [len(xs) for xs, ys, room, rate in (ours if given else theirs)] == [4, 1]
+    assert not (theirs if given else ours)
+
+
 def test_no_minibatches_are_refused():
     net = new_model()
     with pytest.raises(ValueError, match='no minibatches'):
