@@ -405,26 +405,37 @@ def bench(
     lr: float = 0.5,  # learning rate
     nh: int = 50,  # hidden activations
     rounds: int = 5,  # how often each way does an epoch, in turns
+    threads: int = 1,  # of each way
     plot: str = None,  # write the ratios to this file (.png, .pdf, .svg, …)
-    overwrite: bool = False,  # may it replace a file?
+    json: str = None,  # write the figures and the machine to this file
+    overwrite: bool = False,  # may they replace files?
 ):
     "Compare ways of training the same network: seconds, ratios, accuracy."
+    from json import dumps, loads
+
     from mnist_mb.speed import benchmark, plot_benchmark
-    plot = _path(plot)
+    name, plot, json = 'mnist_mb_bench', _path(plot), _path(json)
     def ready():
-        check_positive(bs=bs, nh=nh, rounds=rounds)
+        check_positive(bs=bs, nh=nh, rounds=rounds, threads=threads)
         check_positive(whole=False, lr=lr)
-        _check_files(None, plot, overwrite)
+        _check_files(json, plot, overwrite)
         return get_data(data)
-    splits = _checked('mnist_mb_bench', ready)
+    splits = _checked(name, ready)
     _say(f'data: {splits.name}, from {splits.source}')
-    table = benchmark(*splits[:2], bs=bs, lr=lr, nh=nh, rounds=rounds)
+    table = benchmark(*splits[:2], bs=bs, lr=lr, nh=nh, rounds=rounds,
+                      threads=threads)
     short = table.round({'seconds': 3, 'ratio': 2, 'accuracy': 4})
     _say(short.astype(object).where(table.notna(), '').to_markdown())
+    _say('on {processor}, threads: {threads}'.format(**table.attrs))
+    if json:
+        ways = loads(table.to_json(orient='index', double_precision=6))
+        facts = table.attrs | {'data': splits.name, 'bs': bs, 'nh': nh}
+        text = dumps(facts | {'ways': ways}, indent=1)
+        write = partial(Path.write_text, data=text + '\n')
+        _write(name, 'figures', json, write, overwrite)
     if plot:
         figure = plot_benchmark(table).figure
-        write_whole(plot, partial(figure.savefig, dpi=150))
-        _say(f'ratios: {plot}')
+        _write(name, 'ratios', plot, _drawn(figure, plot), overwrite)
 
 # %% ../nbs/14_cli.ipynb #be8d9aab
 def main() -> None:

@@ -1,4 +1,5 @@
 """The commands: what they print, what they refuse and in which words, and how they end."""
+import json
 import os
 import re
 import signal
@@ -366,6 +367,19 @@ def test_bench_compares(few, capsys, tmp_path):
     assert lines[0] == 'data: few, from here' and lines[-1] == f'ratios: {tmp_path/"a.png"}'
     assert re.fullmatch(r'\| *way *\| *seconds *\| *ratio *\| *accuracy *\|', lines[1])
     assert len(lines) > 6 and (tmp_path/'a.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_bench_writes_its_figures(few, capsys, tmp_path):
+    pytest.importorskip('mnist_mb.speed')
+    path = tmp_path/'a.json'
+    cli.bench(rounds=1, lr=0.1, threads=2, json=str(path))
+    facts = json.loads(path.read_text())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [f'on {facts["processor"]}, threads: 2', f'figures: {path}']
+    assert facts['threads'] == 2 and facts['data'] == 'few'
+    assert facts['ways']['matmul floor']['ratio'] == 1
+    assert facts['ways']['matmul floor']['accuracy'] is None
+    assert 'a.json: it exists' in refused(capsys, cli.bench, json=str(path))
 
 
 @pytest.mark.parametrize('args, code, words', [
