@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import check_positive
 from .drawing import draw_set
 from .files import DATASETS, DataError, find_dataset
 
@@ -89,6 +90,7 @@ def show_images(
     cols: int = 10,  # images in a row
 ) -> list:  # of n matplotlib Axes
     "Draw images in a grid, with their class numbers or names above."
+    check_positive(cols=cols)
     x, titles = _pictures(x, y, names)
     axes = _grid(len(x), cols, .7 if y is None else .9)
     for ax, image, title in zip(axes, x, titles):

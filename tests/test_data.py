@@ -382,3 +382,11 @@ def test_right_answers(check, answer, checks):
 def test_slips_are_named(check, answer, words, checks):
     said = checks[f'check_{check}'](answer)
     assert words in said and not said.startswith('right'), said
+
+
+@pytest.mark.parametrize('cols', [0, -1, 2.5, None])
+def test_columns_of_images_are_whole(cols):
+    before = plt.get_fignums()
+    with pytest.raises(ValueError, match='cols is'):
+        show_images(torch.zeros(3, 784), cols=cols)
+    assert plt.get_fignums() == before

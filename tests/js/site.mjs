@@ -67,6 +67,8 @@ function inspect() {
   for (const formula of document.querySelectorAll('main .math.display'))
     if (formula.scrollWidth > formula.clientWidth + 1)
       bad.push(`the formula ${formula.textContent.slice(0, 40)} is cut`);
+  if (document.querySelector('#TOC a') && !document.querySelector('.contents a'))
+    bad.push('a phone has no table of contents');
   const meta = name => document.querySelector(`meta[property="${name}"]`)?.content;
   const code = [...document.querySelectorAll('main pre')].filter(e => e.clientWidth);
   return {
@@ -193,7 +195,8 @@ function dead(link, from) {
 }
 for (const [name, {links, card, canonical}] of Object.entries(pages)) {
   for (const link of new Set(links)) {
-    const why = dead(link, name);
+    const leaves = name !== '404.html' && link.startsWith(`${job.site}/`);
+    const why = leaves ? 'a copy of the site would lead away from itself' : dead(link, name);
     if (why) found.push(`${name}: the link ${link}: ${why}`);
   }
   if (card !== `${job.site}/card.png`) found.push(`${name}: the card is ${card}`);
