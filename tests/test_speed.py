@@ -330,14 +330,14 @@ def test_the_ways_that_deal_alike_do_the_same(drawn, names):
 
 @pytest.mark.slow
 def test_clearly_faster_than_autograd():
-    "The ratio was 0.6 on a quiet and on a busy machine."
+    "The ratio was 0.4 on a busy machine: the best of several, in the processor's seconds."
     data = some(20_000, torch.float)
 
     def epoch(epoch_func):
         net = new_model()
         epoch_func(net, minibatches(*data, 50, shuffle=False), PlainSGD(net.parameters(), 1e-3))
     spent = best_times({f: lambda f=f: epoch(f) for f in (manual_epoch, train_epoch)}, 7)
-    assert spent[manual_epoch] < 0.85*spent[train_epoch]
+    assert spent[manual_epoch] < 0.7*spent[train_epoch]
 
 
 @pytest.mark.slow
