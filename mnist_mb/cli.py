@@ -416,11 +416,10 @@ def bench(
     from mnist_mb.speed import benchmark, plot_benchmark
     name, plot, json = 'mnist_mb_bench', _path(plot), _path(json)
     def ready():
-        check_positive(bs=bs, nh=nh, rounds=rounds, threads=threads)
-        check_positive(whole=False, lr=lr)
+        _check_numbers(lr, 0, bs=bs, nh=nh, rounds=rounds, threads=threads)
         _check_files(json, plot, overwrite)
-        return get_data(data)
-    splits = _checked(name, ready)
+    _checked(name, ready)
+    splits = _checked(name, partial(get_data, data), error=DataError)
     _say(f'data: {splits.name}, from {splits.source}')
     table = benchmark(*splits[:2], bs=bs, lr=lr, nh=nh, rounds=rounds,
                       threads=threads)

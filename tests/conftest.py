@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import runs
+from running import start
 
 ROOT = Path(__file__).parent.parent
+RUNS = pytest.StashKey()
 
 
 def pytest_collection_modifyitems(items):
@@ -20,16 +21,22 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish(session):
-    "If they are asked for, the notebooks run beside all other tests, from the start."
-    waits = any('notebooks' in item.fixturenames for item in session.items)
-    if waits and not session.config.option.collectonly:
-        runs()
+    "The notebooks that are asked for run beside all other tests, from the start."
+    paths = {item.callspec.params['path'] for item in session.items
+             if 'notebooks' in item.fixturenames}
+    if paths and not session.config.option.collectonly:
+        session.config.stash[RUNS] = start(paths)
+
+
+def pytest_sessionfinish(session):
+    for future in session.config.stash.get(RUNS, {}).values():
+        future.cancel()
 
 
 @pytest.fixture(scope='session')
-def notebooks():
+def notebooks(pytestconfig):
     "Path of a notebook: a future of the notebook as it ran, and of its exercises."
-    return runs()
+    return pytestconfig.stash[RUNS]
 
 
 @pytest.fixture(scope='session')

@@ -4,8 +4,8 @@ drawn digits."""
 import os
 import re
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
@@ -53,15 +53,21 @@ def run(nb):
     return nb
 
 
-@cache
-def runs():
-    "All notebooks, the longest first, on half of the cores; path: a future of (notebook, pairs)."
-    def solved(path):
-        nb = read(path)
-        pairs = solve(nb)
-        return run(nb), pairs
-    pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1)//2))
-    paths = sorted(NOTEBOOKS, key=lambda path: -path.stat().st_size)
+def solved(path):
+    "The notebook as it runs, and the pairs of `solve`."
+    nb = read(path)
+    pairs = solve(nb)
+    return run(nb), pairs
+
+
+def start(paths):
+    """Run notebooks, the longest first, on half of the cores; path: a future of (notebook, pairs).
+
+    They have processes of their own, since tests change what all threads of this one share: the
+    environment, the working directory, functions.
+    """
+    pool = ProcessPoolExecutor(max(1, (os.cpu_count() or 1)//2), get_context('spawn'))
+    paths = sorted(paths, key=lambda path: -path.stat().st_size)
     return {path: pool.submit(solved, path) for path in paths}
 
 

@@ -95,7 +95,8 @@ def test_what_it_cannot_do_it_says_in_one_line(few, capsys, tmp_path, monkeypatc
 
 @pytest.mark.parametrize('options, words', [
     (dict(bs=0), 'bs is 0'), (dict(rounds=0), 'rounds is 0'), (dict(lr=0), 'lr is 0'),
-    (dict(plot='x.docx'), 'should end in'), (dict(plot='no/x.png'), 'no folder')])
+    (dict(plot='x.docx'), 'should end in'), (dict(plot='no/x.png'), 'no folder'),
+    ({'lr': 1e308}, 'lr is 1e+308'), ({'threads': 0}, 'threads is 0'), ({'bs': 10**20}, 'bs is')])
 def test_bench_refuses_likewise(few, capsys, options, words):
     pytest.importorskip('mnist_mb.speed')
     assert words in refused(capsys, cli.bench, **options)
