@@ -48,6 +48,7 @@ def run(nb):
         env['MNIST_MB_DATA'] = os.path.abspath(env['MNIST_MB_DATA'])
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(nb, timeout=1800, kernel_name='python3',
+                                extra_arguments=['--log-level=ERROR'],
                                 resources={'metadata': {'path': folder}})
         client.execute(env=env)
     return nb
