@@ -426,6 +426,8 @@ def bench(
     short = table.round({'seconds': 3, 'ratio': 2, 'accuracy': 4})
     _say(short.astype(object).where(table.notna(), '').to_markdown())
     _say('on {processor}, threads: {threads}'.format(**table.attrs))
+    if missing := table.attrs['missing']:
+        _say(f'not installed, so without a row: {", ".join(missing)}')
     if json:
         ways = loads(table.to_json(orient='index', double_precision=6))
         facts = table.attrs | {'data': splits.name, 'bs': bs, 'nh': nh}

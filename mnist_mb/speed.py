@@ -281,7 +281,8 @@ _WAYS = {
     'DataLoader loop, shuffled': _data_loader,
     'NumPy by hand': _numpy_loop, 'scikit-learn, shuffled': _scikit_learn,
     'JAX, jit and scan': _jax, 'Keras': _keras}
-_NEEDS = {_scikit_learn: 'sklearn', _jax: 'jax', _keras: 'keras'}
+_NEEDS = {_numpy_loop: 'threadpoolctl', _scikit_learn: 'sklearn',
+          _jax: 'jax', _keras: 'keras'}
 
 # %% ../nbs/07_speed.ipynb #9d71aee9
 @contextmanager
@@ -327,14 +328,15 @@ def benchmark(
     def once(name):
         nets[name] = deepcopy(start)
         _WAYS[name](nets[name], *train, bs, lr)
+    missing = {name for name in _NEEDS.values() if not find_spec(name)}
     ways |= {name: partial(once, name) for name, way in _WAYS.items()
-             if way not in _NEEDS or find_spec(_NEEDS[way])}
+             if _NEEDS.get(way) not in missing}
     clock = _CLOCK if threads == 1 else time.perf_counter
     with _on_threads(threads):
         seconds = best_times(ways, rounds, clock)
     table = pd.DataFrame({'seconds': seconds}).rename_axis('way')
     table.attrs = {'processor': _processor(), 'threads': threads,
-                   'torch': torch.__version__}
+                   'torch': torch.__version__, 'missing': sorted(missing)}
     table['ratio'] = table.seconds/seconds['matmul floor']
     table['accuracy'] = pd.Series({name: evaluate(net, valid)[1]
                                    for name, net in nets.items()})

@@ -286,7 +286,7 @@ def test_benchmark_compares_all_ways(drawn):
     assert torch.get_num_threads() == before and 'NPROC' not in os.environ
     assert table.ratio.iloc[0] == 1 and (table.seconds > 0).all()
     assert list(table.columns) == ['seconds', 'ratio', 'accuracy'] and table.index.name == 'way'
-    assert len(table) == 7 + sum(map(bool, map(find_spec, ('sklearn', 'jax', 'keras'))))
+    assert len(table) == 10 - len(table.attrs['missing'])
     assert table.attrs['threads'] == 1 and table.attrs['processor']
     accuracy = table.accuracy.iloc[1:]
     assert accuracy.between(0.2, 1).all()
@@ -308,10 +308,13 @@ def test_threads_are_those_asked_for(monkeypatch):
 
 
 def test_what_is_not_installed_takes_no_part(monkeypatch):
-    monkeypatch.setattr(speed, '_WAYS', {'a': lambda *_: None, 'b': speed._jax, 'c': speed._keras})
+    ways = {'a': lambda *_: None, 'b': speed._jax, 'c': speed._keras, 'd': speed._numpy_loop}
+    monkeypatch.setattr(speed, '_WAYS', ways)
     monkeypatch.setattr(speed, 'find_spec', lambda name: None)
     data = some(60, torch.float)
-    assert [*benchmark(data, data, rounds=1).index] == ['matmul floor', 'a']
+    table = benchmark(data, data, rounds=1)
+    assert [*table.index] == ['matmul floor', 'a']
+    assert table.attrs['missing'] == ['jax', 'keras', 'sklearn', 'threadpoolctl']
 
 
 RIVALS = [name for name, needs in (('JAX, jit and scan', 'jax'), ('Keras', 'keras'))
