@@ -72,6 +72,17 @@ def test_notebooks_are_clean(copied):
     assert not unlike(ROOT/'nbs', copied/'nbs'), 'run nbdev_clean'
 
 
+def test_the_hooks_leave_the_tree_clean(tmp_path):
+    for name in ('.gitignore', '.gitattributes', 'settings.ini'):
+        shutil.copy(ROOT/name, tmp_path)
+    git = 'git', '-c', 'user.name=a', '-c', 'user.email=a@example.org'
+    for command in (('init', '-q'), ('add', '.'), ('commit', '-qm', 'a')):
+        sh(*git, *command, cwd=tmp_path)
+    sh('nbdev_install_hooks', cwd=tmp_path)
+    assert 'nbdev_merge' in (tmp_path/'.gitconfig').read_text()
+    assert sh('git', 'status', '--porcelain', cwd=tmp_path) == ''
+
+
 def test_ruff():
     sh('ruff', 'check', '--no-cache', cwd=ROOT)
 
