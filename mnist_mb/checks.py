@@ -345,6 +345,13 @@ def close_if_it_fails() -> Iterator[None]:
             plt.close(number)
         raise
 
+# %% ../nbs/13_checks.ipynb #4f6a90d2
+def user_path(
+    text: str | Path,  # as somebody wrote it
+) -> Path:
+    "The path, with `~` and environment variables as a shell reads them."
+    return Path(os.path.expanduser(os.path.expandvars(text)))
+
 # %% ../nbs/13_checks.ipynb #ff0bd058
 def check_output(
     path: str | Path,  # the file to be
@@ -352,7 +359,7 @@ def check_output(
     cure: str = '--overwrite',  # what the user says to allow that
 ) -> None:
     "Raise a `ValueError` unless the file can be written later."
-    path, why = Path(os.path.expanduser(os.path.expandvars(path))), ''
+    path, why = user_path(path), ''
     try:
         folder = path.resolve().parent  # of a link: where it leads
         if path.is_dir():

@@ -23,7 +23,7 @@ from fastcore.script import anno_parser
 from tqdm import tqdm
 
 import mnist_mb
-from .checks import check_output, check_positive
+from .checks import check_output, check_positive, user_path
 from .data import DataError, get_data, show_images
 from .distributed import (
     distributed_epoch, process_group, ranks, together, why_stopped)
@@ -131,9 +131,7 @@ def _processes(name, device):
 
 # %% ../nbs/14_cli.ipynb #9cd663f2
 def _path(name):
-    "The path, with `~` and environment variables as a shell reads them."
-    whole = os.path.expanduser(os.path.expandvars(name or ''))
-    return Path(whole) if name else None
+    return user_path(name) if name else None
 
 def _check_files(save, plot, overwrite, history=None):
     "Refuse files that can't be written later."

@@ -29,6 +29,8 @@ from threading import Thread
 
 import numpy as np
 
+from .checks import user_path
+
 # %% ../nbs/11_files.ipynb #d9591c29
 class DataError(Exception):
     "The data can't be had, or is not what it should be."
@@ -320,11 +322,6 @@ def _read_whole(path, name):
     except DataError as e:
         raise DataError(f'{path}: {e}') from e
 
-# %% ../nbs/11_files.ipynb #63eb08e3
-def _path(text):
-    "The path, with ~ and $VARIABLES replaced."
-    return Path(os.path.expanduser(os.path.expandvars(text)))
-
 # %% ../nbs/11_files.ipynb #19223829
 def read_dataset(
     path: str | Path,  # a folder, or the pickle, or Keras' file
@@ -332,7 +329,7 @@ def read_dataset(
 ) -> list[np.ndarray]:  # uint8: x and y for training, x and y for testing
     "A data set from one place, verified."
     _check_name(name)
-    wrong, path = [], _path(path)
+    wrong, path = [], user_path(path)
     try:
         if not path.exists():
             raise DataError(_not_there(path))
@@ -384,8 +381,8 @@ def _pooch():
 def cache_folder() -> Path:  # the folder need not exist
     "Where data that was fetched or drawn is kept; or `MNIST_MB_CACHE`."
     pooch = _pooch()
-    return _path(os.environ.get('MNIST_MB_CACHE')
-                 or pooch.os_cache('mnist_mb'))
+    return user_path(os.environ.get('MNIST_MB_CACHE')
+                     or pooch.os_cache('mnist_mb'))
 
 # %% ../nbs/11_files.ipynb #96252c7c
 def _manual_instructions(name):
@@ -483,7 +480,7 @@ def _places(name):
     "Where a set may be: (the path, whether somebody named it)."
     inside = '' if name == 'mnist' else name
     if named := os.environ.get('MNIST_MB_DATA'):
-        place = _path(named)/inside
+        place = user_path(named)/inside
         if name == 'mnist' or os.path.exists(place):
             yield place, True
     for place in (Path('data')/inside, cache_folder()/name):
@@ -499,7 +496,7 @@ def find_dataset(
 ) -> tuple[list[np.ndarray], str]:  # as from `read_dataset`, and the place
     "A data set from the first place that has it; else a `DataError`."
     _check_name(name)
-    for place, named in [(_path(path), True)] if path else _places(name):
+    for place, named in [(user_path(path), True)] if path else _places(name):
         try:
             return read_dataset(place, name), str(place)
         except DataError as e:
@@ -520,7 +517,7 @@ def write_whole(
     overwrite: bool = True,  # may it replace a file?
 ) -> None:
     "Write a file under a temporary name, then give it its own."
-    path = _path(path).resolve()
+    path = user_path(path).resolve()
     if path.exists() and not path.is_file():
         raise FileExistsError(f'{path} is there, and is no regular file')
     prefix = f'.unfinished-{path.name[:40]}-'

@@ -11,7 +11,6 @@ import hashlib
 import html
 import io
 import json
-import os
 from importlib.resources import files
 from math import ceil, floor
 from pathlib import Path
@@ -23,7 +22,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from .checks import (
-    check_logits, check_output, check_target, eval_mode)
+    check_logits, check_output, check_target, eval_mode, user_path)
 from .drawing import draw
 from .files import write_whole
 from .training import Model
@@ -84,7 +83,7 @@ def _paper(v, edges):
 def _gray(picture):
     "Gray values in [0, 1], float64, and: was it a tensor or an array?"
     if isinstance(picture, str | Path):
-        file = Path(os.path.expanduser(os.path.expandvars(picture)))
+        file = user_path(picture)
         try:
             with Image.open(file if file.is_file() else '') as image:
                 return _gray(image)
