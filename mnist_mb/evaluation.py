@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks import check_data, noted
 from .softmax import softmax
 from .training import eval_mode, minibatches
 
@@ -31,11 +32,13 @@ def predict(
     if isinstance(data, Tensor):
         with eval_mode(model):
             return torch.cat([model(xb) for xb in data.split(bs)])
+    check_data(data)
     if isinstance(data, tuple):
         data = minibatches(*data, bs, shuffle=False)
-    with eval_mode(model):
-        logits, target = zip(*[(model(xb), yb) for xb, yb in data])
-    return torch.cat(logits), torch.cat(target)
+    with eval_mode(model), noted('to predict', data) as batches:
+        pairs = [(model(xb), yb) for xb, yb in batches]
+        logits, target = map(torch.cat, zip(*pairs))
+    return logits, target
 
 # %% ../nbs/04_evaluation.ipynb #ff673b3f
 def accuracy_interval(
