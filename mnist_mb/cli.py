@@ -59,7 +59,7 @@ def _arguments(func, name):
     def showwarning(message, *args, **kwargs):
         print(f'{name}: {message}', file=sys.stderr)
     warnings.showwarning = showwarning
-    warnings.simplefilter('always')
+    warnings.simplefilter('always', UserWarning)
     os.environ['MPLBACKEND'] = 'Agg'  # it draws files, and needs no display
     parser = anno_parser(func, prog=name)
     for action in parser._actions:
@@ -126,10 +126,10 @@ def _fit(model, train, valid, epochs, **how):
         row = history.iloc[-1]
         if not all(map(isfinite, row)):
             sys.exit(1)  # fit has said why
-        told = (f'{name} {number:.4f}' for name, number in row.items())
-        print(f'epoch {len(history)}', *told, flush=True)
         last.update(history=history.copy(),
                     weights=deepcopy(model.state_dict()))
+        told = (f'{name} {number:.4f}' for name, number in row.items())
+        print(f'epoch {len(history)}', *told, flush=True)
     try:
         fit(model, train, valid, epochs, progress=False,
             after_epoch=after_epoch, **how)
@@ -142,13 +142,15 @@ def _fit(model, train, valid, epochs, **how):
     return last['history']
 
 # %% ../nbs/14_cli.ipynb #b448f56c
-def _epoch_func(fast, alone):
-    "What trains for an epoch."
-    if fast and not alone:
-        raise ValueError('--fast is for one process')
+def _process(device, fast):
+    "What joins other processes, if there are any, and trains in this one."
+    if 'RANK' not in os.environ:
+        return nullcontext(device), manual_epoch if fast else train_epoch
     if fast:
-        return manual_epoch
-    return train_epoch if alone else distributed_epoch
+        raise ValueError('--fast is for one process')
+    if os.environ['RANK'] != '0':
+        sys.stdout = open(os.devnull, 'w')
+    return process_group(device, timeout=600), distributed_epoch
 
 # %% ../nbs/14_cli.ipynb #b8bd7ed9
 @_command
@@ -167,17 +169,14 @@ def mnist_mb_train(
     history: str = None,  # write losses and accuracies here (.csv)
     overwrite: bool = False,  # may they replace files?
     fast: bool = False,  # without autograd: the same numbers, faster
-):
+) -> None:
     "Train the network of the course, and test it."
     _check_positive(epochs=epochs, bs=bs, lr=lr, nh=nh, threads=threads)
     torch.set_num_threads(threads)
-    alone = 'RANK' not in os.environ
-    if int(os.environ.get('RANK', 0)) > 0:
-        sys.stdout = open(os.devnull, 'w')
-        save = plot = history = None
-    _check_outputs(overwrite, save, history, picture=plot)
-    epoch_func = _epoch_func(fast, alone)
-    group = nullcontext(device) if alone else process_group(device, 600)
+    writes = os.environ.get('RANK', '0') == '0'
+    if writes:
+        _check_outputs(overwrite, save, history, picture=plot)
+    group, epoch_func = _process(device, fast)
     with group as own:
         model = _network(nh, seed, own, weights)
         splits = get_data(data)
@@ -189,7 +188,8 @@ def mnist_mb_train(
     low, high = accuracy_interval(round(acc*len(y)), len(y))
     print(f'test accuracy {acc:.4f}, '
           f'95 % interval {low:.4f} to {high:.4f}')
-    _write(model, table, overwrite, save, plot, history)
+    if writes:
+        _write(model, table, overwrite, save, plot, history)
     if len(table) < epochs:
         sys.exit(130)
 
@@ -220,7 +220,7 @@ def mnist_mb_predict(
     picture: str,  # a digit (.png, .jpg, …), or several such pictures
     seen: str = None,  # draw here what the network saw (.png, …)
     overwrite: bool = False,  # may that replace a file?
-):
+) -> None:
     "Read the digit in each picture, dark on light or light on dark."
     paths = [picture] if isinstance(picture, str | Path) else picture
     _check_outputs(overwrite, picture=seen)
@@ -257,7 +257,7 @@ def mnist_mb_pad(
     weights: str,  # a file that mnist_mb_train --save wrote
     page: str,  # the file to write, such as pad.html
     overwrite: bool = False,  # may it replace a file?
-):
+) -> None:
     "Write a page to draw on, which shows what the network makes of it."
     _check_outputs(overwrite, page)
     write_whole(page, sketchpad(_load(weights)).save, overwrite)

@@ -256,9 +256,9 @@ def test_ctrl_c_keeps_the_epochs_that_are_finished(start, drawn, tmp_path):
     assert [process.stdout.readline()[:7] for _ in range(2)] == ['data: d', 'epoch 1']
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=ONCE)
-    epochs = out.count('epoch ') + 1
-    assert process.returncode == 130
-    assert err == f'mnist_mb_train: interrupted after {epochs} of 10000 epochs\n'
+    said = re.fullmatch(r'mnist_mb_train: interrupted after (\d+) of 10000 epochs\n', err)
+    assert process.returncode == 130 and said, err
+    epochs = int(said[1])
     assert re.search('^test accuracy 0.*^weights: w.pt$.*^history: h.csv$', out, re.M | re.S)
     torch.manual_seed(1)
     model = Model(784, 50, 10)
@@ -288,6 +288,11 @@ def test_it_ends_quietly_when_nobody_reads(start):
 def test_help_without_docstrings(start):
     out, err = start('train', '--help', options=['-OO']).communicate(timeout=ONCE)
     assert 'of the processor (default: 1)' in out, err
+
+
+def test_fast_is_for_one_process(run, monkeypatch):
+    monkeypatch.setenv('RANK', '0')
+    assert run('train', '--fast') == (1, '', 'mnist_mb_train: --fast is for one process\n')
 
 
 @pytest.mark.parametrize('line, code, words', [
