@@ -86,9 +86,9 @@ def minibatches(
     "All rows of `x` and `y`, in minibatches of `bs`."
     if not shuffle:
         return zip(x.split(bs), y.split(bs))
-    order = torch.randperm(len(x), generator=generator).to(x.device)
+    order = torch.randperm(len(x), generator=generator, device='cpu')
     return ((x.index_select(0, rows), y.index_select(0, rows))
-            for rows in order.split(bs))
+            for rows in order.to(x.device).split(bs))
 
 # %% ../nbs/03_training.ipynb #dfe574ba
 @contextmanager
