@@ -181,7 +181,7 @@ def fit(
             row = [epoch_func(model, batches, optimizer, loss_func)]
         if valid is not None:
             row += evaluate(model, valid, loss_func=loss_func)
-        history.loc[epoch] = row
+        history.loc[epoch] = [float(v) for v in row]
         check_losses(history)
         if after_epoch and after_epoch(history, model, optimizer):
             break
