@@ -120,7 +120,7 @@ def evaluate(
         pairs = [(model(xb), yb) for xb, yb in batches]
         logits, target = map(torch.cat, zip(*pairs))
         loss = loss_func(logits, target)
-    return loss.item(), accuracy(logits, target).item()
+        return loss.item(), accuracy(logits, target).item()
 
 # %% ../nbs/03_training.ipynb #40501091
 def train_epoch(
