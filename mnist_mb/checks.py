@@ -117,7 +117,7 @@ def check_losses(
 ) -> None:
     "Warn of the first epoch whose losses are not all finite."
     lost = history.index[~np.isfinite(history).all(axis=1)]
-    if len(lost) == 1:
+    if lost.tolist() == [history.index[-1]]:
         row = history.loc[lost[0]].to_dict()
         warnings.warn(f'epoch {lost[0]}: {row}: the loss is no number any '
                       'more. Is there a nan in x, or is lr too large?',
