@@ -104,12 +104,12 @@ def _about(what, batch):
         return (f'there was no minibatch {what}; with drop_last, a '
                 'DataLoader has none if there are fewer rows than in one')
     if isinstance(batch, dict):
-        return (f'the minibatch {what} is a dictionary with {[*batch]}; a '
+        return (f'the last minibatch {what} is a dictionary with {[*batch]}; a '
                 'collate_fn for the DataLoader can make pairs (xb, yb)')
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        return f'the minibatch {what} is no pair (xb, yb): {_seen(batch)}'
-    xb, yb = map(_seen, batch)
-    return f'the minibatch {what}: xb {xb}, yb {yb}' 
+    if not isinstance(batch, (tuple, list)):
+        return (f'the last minibatch {what} is no pair (xb, yb): '
+                f'{_seen(batch)}; all rows at once are a tuple (x, y)')
+    return f'the last minibatch {what}: ' + ', '.join(map(_seen, batch))
 
 # %% ../nbs/13_checks.ipynb #aacbf535
 def check_losses(
