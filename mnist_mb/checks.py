@@ -50,7 +50,9 @@ def _cure(y):
     "What makes class numbers of labels like these."
     if y.ndim == 2:
         return ': y.squeeze(1)' if y.shape[1] == 1 else ': y.argmax(1)'
-    return ': y.long()' if y.is_floating_point() else ': keep = y >= 0' 
+    if y.is_floating_point():
+        return ': y.long()'
+    return ': x[y >= 0], y[y >= 0]' if y.ndim == 1 else ''
 
 # %% ../nbs/13_checks.ipynb #bde757d3
 def check_fit(
