@@ -50,7 +50,9 @@ def _cure(y):
     "What makes class numbers of labels like these."
     if y.ndim == 2:
         return ': y.squeeze(1)' if y.shape[1] == 1 else ': y.argmax(1)'
-    return ': y.long()' if y.is_floating_point() else ': keep = y >= 0' 
+    if y.is_floating_point():
+        return ': y.long()'
+    return ': x[y >= 0], y[y >= 0]' if y.ndim == 1 else ''
 
 # %% ../nbs/13_checks.ipynb #bde757d3
 def check_fit(
@@ -104,12 +106,12 @@ def _about(what, batch):
         return (f'there was no minibatch {what}; with drop_last, a '
                 'DataLoader has none if there are fewer rows than in one')
     if isinstance(batch, dict):
-        return (f'the minibatch {what} is a dictionary with {[*batch]}; a '
+        return (f'the last minibatch {what} is a dictionary with {[*batch]}; a '
                 'collate_fn for the DataLoader can make pairs (xb, yb)')
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        return f'the minibatch {what} is no pair (xb, yb): {_seen(batch)}'
-    xb, yb = map(_seen, batch)
-    return f'the minibatch {what}: xb {xb}, yb {yb}' 
+    if not isinstance(batch, (tuple, list)):
+        return (f'the last minibatch {what} is no pair (xb, yb): '
+                f'{_seen(batch)}; all rows at once are a tuple (x, y)')
+    return f'the last minibatch {what}: ' + ', '.join(map(_seen, batch))
 
 # %% ../nbs/13_checks.ipynb #aacbf535
 def check_losses(
@@ -117,7 +119,7 @@ def check_losses(
 ) -> None:
     "Warn of the first epoch whose losses are not all finite."
     lost = history.index[~np.isfinite(history).all(axis=1)]
-    if len(lost) == 1:
+    if lost.tolist() == [history.index[-1]]:
         row = history.loc[lost[0]].to_dict()
         warnings.warn(f'epoch {lost[0]}: {row}: the loss is no number any '
                       'more. Is there a nan in x, or is lr too large?',
