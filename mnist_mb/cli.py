@@ -21,11 +21,10 @@ import torch
 from fastcore.script import anno_parser
 
 import mnist_mb
-from .checks import check_output, user_path
 from .data import get_data, show_images
 from .distributed import distributed_epoch, process_group
 from .evaluation import accuracy_interval
-from .files import write_whole
+from .files import check_output, user_path, write_whole
 from .playground import as_mnist, find_ink, sketchpad
 from .softmax import softmax
 from .speed import manual_epoch
