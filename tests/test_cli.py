@@ -173,20 +173,26 @@ def damaged(path, name, value):
     torch.save(state, path)
 
 
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ('sprung',)
+
+
 @pytest.mark.parametrize('spoil, words', [
     (lambda p: p.write_text('not weights'), 'has no weights of this network: mnist_mb_train'),
     (lambda p: p.write_bytes(p.read_bytes()[:3000]), 'has no weights'),
-    (lambda p: torch.save(torch.nn.Linear(784, 10), p), 'has no weights'),  # a pickle with code
+    (lambda p: torch.save(Trap(), p), 'has no weights'),
     (lambda p: torch.save([1], p), 'has no weights'),
     (lambda p: damaged(p, 'layers.1.bias', torch.zeros(3)), 'has no weights'),
     (lambda p: damaged(p, 'layers.0.weight', torch.zeros(20, 28)), 'has no weights'),
-    (lambda p: damaged(p, 'layers.2.bias', torch.zeros(3)), 'has no weights'),  # three classes
+    (lambda p: torch.save(Model(784, 20, 3).state_dict(), p), 'has no weights'),
     (lambda p: damaged(p, 'layers.2.bias', torch.full((10,), torch.nan)), 'inf or nan')])
-def test_what_has_no_weights_is_refused(run, saved, spoil, words):
+def test_what_has_no_weights_is_refused(run, saved, tmp_path, spoil, words):
     spoil(saved)
-    code, out, err = run('pad', saved, 'pad.html')
+    code, out, err = run('predict', saved, seven('seven.png'))
     assert code == 1 and out == '' and len(err.splitlines()) == 1
-    assert err.startswith('mnist_mb_pad: ') and words in err and not Path('pad.html').exists()
+    assert err.startswith('mnist_mb_predict: ') and words in err
+    assert {p.name for p in tmp_path.iterdir()} == {'saved.pt', 'seven.png'}
 
 
 def test_it_reads_pictures(run, saved):
