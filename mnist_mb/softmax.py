@@ -6,7 +6,6 @@
 __all__ = ['log_softmax', 'softmax', 'logsumexp']
 
 # %% ../nbs/01_softmax.ipynb #bf72dd09
-import torch
 from torch import Tensor
 
 # %% ../nbs/01_softmax.ipynb #403caffa
