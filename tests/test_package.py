@@ -90,6 +90,7 @@ def test_ruff():
 
 @pytest.mark.parametrize('schema, pattern', [
     ('vendor.github-workflows', '.github/workflows/*.yaml'),
+    ('vendor.dependabot', '.github/dependabot.yml'),
     ('vendor.citation-file-format', 'CITATION.cff')])
 def test_files_for_github_fit_their_schemas(schema, pattern):
     files = list(ROOT.glob(pattern))
@@ -98,13 +99,13 @@ def test_files_for_github_fit_their_schemas(schema, pattern):
 
 
 def test_one_version(settings):
+    "It stands in settings.ini, where nbdev takes it from, and in the changelog."
     version = settings['version']
     assert f'__version__ = "{version}"' in (ROOT/'mnist_mb/__init__.py').read_text()
-    assert f'\nversion: {version}\n' in (ROOT/'CITATION.cff').read_text()
     changes = (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
     assert re.search(r'^## (\S+)', changes, re.M)[1] == version
-    home = (ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')
-    assert f'version = {{{version}}}' in home and f'This is version {version}.' in home
+    for name in ('CITATION.cff', 'nbs/index.ipynb', 'setup.py', 'pyproject.toml'):
+        assert version not in (ROOT/name).read_text(encoding='utf-8'), name
 
 
 def test_the_license_is_there(settings):
