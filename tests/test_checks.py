@@ -146,8 +146,10 @@ def test_fault_10_minibatches_that_are_no_pairs():
     for call in doors(DataLoader(Dictionaries(), 5)).values():
         found(r"is a dictionary with \['image', 'label'\]; a collate_fn", refused(call, TypeError))
     for call in doors(loader(X, Y, Y)).values():
-        found(r'judged|train on: \(float32, \(50, 784\)\), \(int64, \(50,\)\), \(int64, \(50,\)\)$',
+        found(r'(judged|train on): \(float32, \(50, 784\)\)(, \(int64, \(50,\)\)){2}$',
               refused(call, ValueError))
+    for call in doors([(X.numpy(), Y.numpy())]).values():
+        found(r'(judged|train on): \(ndarray\), \(ndarray\)$', refused(call, TypeError))
 
     def collate(rows):
         return tuple(torch.stack([row[key] for row in rows]) for key in ('image', 'label'))
