@@ -8,7 +8,6 @@ __all__ = ['CLASSES', 'Splits', 'make_splits', 'load_mnist', 'show_images', 'dra
 # %% ../nbs/00_data.ipynb #44876430
 import os
 import warnings
-from functools import cache
 from math import ceil
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_positive
 from .drawing import draw_set
 from .files import DATASETS, DataError, find_dataset
 
@@ -36,14 +34,14 @@ class Splits(tuple):
 def _tensors(images, labels):
     "The pair (x, y) of tensors; a `ValueError` if these are no bytes."
     images, labels = np.asarray(images), np.asarray(labels, float)
-    if labels.shape != (n := len(images),):
-        raise ValueError(f'{n} images, but labels of shape {labels.shape}')
-    low, high = images.min(initial=0), images.max(initial=0)
-    if not 0 <= low <= high <= 255 or 0 < high <= 1:
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and 1 < high <= 255):
         raise ValueError(f'pixels from {low:.4g} to {high:.4g}; '
                          'they must be bytes, from 0 to 255')
-    if not ((labels >= 0) & (labels % 1 == 0)).all():
-        raise ValueError('labels must be class numbers: 0, 1, 2, and so on')
+    n, shape = len(images), labels.shape
+    if shape != (n,) or (labels % 1 != 0).any() or labels.min() < 0:
+        raise ValueError(f'{n} images, labels of shape {shape}; each needs '
+                         'a class number: 0, 1, 2, and so on')
     x = torch.tensor(images, dtype=torch.float32).flatten(1)
     return x.div_(256), torch.tensor(labels, dtype=torch.int64)
 
@@ -52,15 +50,25 @@ def make_splits(
     train: tuple,  # (images, labels): n images of bytes and n labels
     test: tuple,  # likewise
     n_valid: int,  # how many of the last training images are for validation
+    seed: int | None = None,  # shuffles the training images before the cut
     **about: str,  # `name` and `source` for the `Splits`
 ) -> Splits:  # pairs of float32 (n, 784) in [0, 1) and int64 (n,)
     "Tensors from images of bytes: pixel/256, cut into three sets."
-    x, y = _tensors(*train)
-    cut = len(y) - n_valid
-    if not 0 < cut <= len(y):
-        raise ValueError(f'n_valid is {n_valid}, of {len(y)} images')
-    sets = (x[:cut], y[:cut]), (x[cut:], y[cut:]), _tensors(*test)
-    return Splits(sets, **about)
+    (x, y), (x_test, y_test) = _tensors(*train), _tensors(*test)
+    if x.shape[1] != x_test.shape[1]:
+        raise ValueError(f'{x.shape[1]} pixels in an image for training, '
+                         f'{x_test.shape[1]} in one for testing')
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(y), generator=generator)
+        x, y = x[order], y[order]
+    sizes = len(y) - n_valid, n_valid
+    train, valid = zip(x.split(sizes), y.split(sizes))
+    alone = {*train[1].tolist()} ^ {*valid[1].tolist()}
+    if n_valid and alone:
+        warnings.warn(f'only training or validation has {sorted(alone)}; '
+                      'seed=0 shuffles before the cut', stacklevel=2)
+    return Splits((train, valid, (x_test, y_test)), **about)
 
 # %% ../nbs/00_data.ipynb #f0dc2f36
 def load_mnist(
@@ -90,37 +98,22 @@ def show_images(
     cols: int = 10,  # images in a row
 ) -> list:  # of n matplotlib Axes
     "Draw images in a grid, with their class numbers or names above."
-    check_positive(cols=cols)
-    x, titles = _pictures(x, y, names)
-    axes = _grid(len(x), cols, .7 if y is None else .9)
-    for ax, image, title in zip(axes, x, titles):
-        ax.imshow(image, cmap='gray_r')
-        ax.set_title(title, fontsize=9)
-    return axes
-
-# %% ../nbs/00_data.ipynb #65b9bb6e
-def _pictures(x, y, names):
-    "The images as an array (n, 28, 28), and what to write above each."
-    x = torch.as_tensor(x).detach().cpu()
-    if x.shape[-1:] not in ((28,), (784,)):
-        raise ValueError(f'{tuple(x.shape)} is not (n, 784) or (n, 28, 28)')
-    x = x.reshape(-1, 28, 28).numpy()
-    if y is None:
-        return x, ['']*len(x)
-    if len(y) != len(x):
-        raise ValueError(f'{len(x)} images, but {len(y)} class numbers')
-    return x, [str(t) if names is None else names[t] for t in map(int, y)]
-
-# %% ../nbs/00_data.ipynb #3ea3c88a
-def _grid(n, cols, height):
-    "Axes for n images."
     import matplotlib.pyplot as plt
-    rows = ceil(n/cols)
+    x = torch.as_tensor(x).detach().cpu()
+    if x.shape in ((784,), (28, 28)):
+        x = x[None]
+    if x.numel() != 784*len(x):
+        raise ValueError(f'{tuple(x.shape)} is not (n, 784) or (n, 28, 28); '
+                         'of color images, average the colors')
+    rows, height = ceil(len(x)/cols), .7 if y is None else .9
     fig = plt.figure(figsize=(.7*cols, height*rows))
-    axes = [fig.add_subplot(rows, cols, i + 1) for i in range(n)]
-    for ax in axes:
+    for i, image in enumerate(x.reshape(-1, 28, 28).numpy()):
+        ax = fig.add_subplot(rows, cols, i + 1)
+        ax.imshow(image, cmap='gray_r')
         ax.axis('off')
-    return axes
+    for ax, k in zip(fig.axes, [] if y is None else map(int, y)):
+        ax.set_title(k if names is None else names[k], fontsize=9)
+    return fig.axes
 
 # %% ../nbs/00_data.ipynb #fd4e5187
 def drawn_digits(
@@ -138,19 +131,17 @@ def get_data(
     "The course's data; 'auto': MNIST if it can be had, else drawn digits."
     if source == 'drawn':
         return drawn_digits()
+    if source in DATASETS:
+        return load_mnist(name=source)
+    if source != 'auto':
+        return load_mnist(source)
     try:
-        if source in DATASETS:
-            return load_mnist(name=source)
-        return load_mnist(None if source == 'auto' else source)
+        return load_mnist()
     except DataError as e:
-        if source != 'auto' or os.environ.get('MNIST_MB_DATA'):
+        if os.environ.get('MNIST_MB_DATA'):
             raise
-        _warn_once(str(e).splitlines()[0])
+        why = str(e).splitlines()[0]
+        warnings.warn(f'drawn digits, not MNIST ({why}): figures will '
+                      "differ. get_data('mnist') says how to get it",
+                      stacklevel=2)
         return drawn_digits()
-
-# %% ../nbs/00_data.ipynb #a61af6b3
-@cache
-def _warn_once(why):
-    "Say why this is not MNIST; `cache` remembers what has been said."
-    warnings.warn(f'drawn digits, not MNIST ({why}): figures will differ. '
-                  "get_data('mnist') says how to get it", stacklevel=3)

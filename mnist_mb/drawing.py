@@ -10,7 +10,7 @@ from math import pi, sqrt
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, float32
 
 from .files import cached
 
@@ -56,7 +56,7 @@ def curve_weights(
     p: int,  # points wanted along the curve
 ) -> Tensor:  # (p, k), float32, rows sum to 1
     "Weight of each control point in each point of a Catmull-Rom curve."
-    places = torch.linspace(0, k - 1, p)[:, None]
+    places = torch.linspace(0, k - 1, p, dtype=float32)[:, None]
     d = (places - torch.arange(-1, k + 1)).abs()
     near = 1 - 2.5 * d**2 + 1.5 * d**3
     far = 2 - 4 * d + 2.5 * d**2 - 0.5 * d**3
@@ -74,11 +74,12 @@ def blueprint(
     "Control points, weights that make curves of them, where the ink is."
     strokes = [s.split() for s in text.split('/')]
     points = [[int(c) / 4.5 - 1 for c in xy] for s in strokes for xy in s]
-    control, missing = torch.tensor(points), k - len(points)
+    control, missing = torch.tensor(points, dtype=float32), k - len(points)
     pieces = sum(len(s) - 1 for s in strokes)
     curves = [curve_weights(len(s), p * (len(s) - 1) // pieces)
               for s in strokes]
-    ink = torch.cat([F.pad(torch.ones(len(c) - 1), (0, 1)) for c in curves])
+    ink = torch.cat([F.pad(torch.ones(len(c) - 1, dtype=float32), (0, 1))
+                     for c in curves])
     weights = F.pad(torch.block_diag(*curves), (0, missing))
     rows = torch.arange(p).clamp(max=len(weights) - 1)  # repeat the last
     return F.pad(control, (0, 0, 0, missing)), weights[rows], ink[rows][:-1]
@@ -91,7 +92,8 @@ def scribble(
 ) -> Tensor:  # (n, p, 2), no fixed unit
     "Points along curves that wobble, bend, slant and turn at random."
     def normal(*shape, mean=0.0, std=1.0):
-        noise = torch.randn(len(control), *shape, generator=generator)
+        noise = torch.randn(len(control), *shape, generator=generator,
+                            dtype=float32)
         return mean + std * noise
     wobble = 0.1 * normal(1, 1, std=0.4).exp() * normal(*control.shape[1:])
     x, y = (weights @ (control + wobble)).unbind(-1)
@@ -147,10 +149,11 @@ def draw(
             for d, v in STROKES.items() for s, w in v.items()]
     digit, share, strokes = zip(*ways)
     control, weights, ink = map(torch.stack, zip(*map(blueprint, strokes)))
-    share = torch.tensor(share)
+    share = torch.tensor(share, dtype=float32)
     way = torch.multinomial(share, n, True, generator=generator)
-    width = 2.4*(0.28*torch.randn(n, generator=generator)).exp()
-    soft = 0.9 + 0.6*torch.rand(n, generator=generator)
+    width = torch.randn(n, generator=generator, dtype=float32)
+    width = 2.4*(0.28*width).exp()
+    soft = 0.9 + 0.6*torch.rand(n, generator=generator, dtype=float32)
     lines = scribble(control[way], weights[way], generator)
     points, length = place(lines, ink[way], width)
     return render(points, length, width, soft), torch.tensor(digit)[way]
@@ -164,5 +167,4 @@ def draw_set(
         generator = torch.Generator().manual_seed(seed)
         parts = zip(*[draw(250, generator) for _ in range(280)])
         return [torch.cat(part).byte().numpy() for part in parts]
-    shapes = (70_000, 28, 28), (70_000,)
-    return cached(f'drawn-1-{seed}', shapes, images_and_digits)
+    return cached(f'drawn-1-{seed}', images_and_digits)

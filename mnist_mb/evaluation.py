@@ -7,69 +7,62 @@ __all__ = ['predict', 'accuracy_interval', 'Comparison', 'mcnemar', 'confusion_m
            'calibration_table', 'plot_calibration', 'expected_calibration_error', 'fit_temperature']
 
 # %% ../nbs/04_evaluation.ipynb #02b441b3
-from math import sqrt
-from operator import index
+from collections.abc import Iterable
+from math import comb, sqrt
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import (check_logits, check_positive,
-                             check_probabilities, check_table, check_target,
-                             close_if_it_fails, eval_mode)
-from .softmax import log_softmax, softmax
+from .checks import check_data, noted
+from .softmax import softmax
+from .training import eval_mode, minibatches
 
 # %% ../nbs/04_evaluation.ipynb #34ac1ec7
 @torch.no_grad()
 def predict(
     model: nn.Module,  # gives logits; left in the mode in which it was
-    x: Tensor,  # (n, …), at least one row, on the model's device
-    bs: int = 1000,  # rows at a time
-) -> Tensor:  # (n, n_classes), logits
-    "The logits of all rows of `x`."
-    check_positive(bs=bs)
-    if not isinstance(x, Tensor):
-        raise TypeError(f'x is a {type(x).__name__}, not a tensor: '
-                        'use torch.as_tensor(x)')
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f'x has the shape {tuple(x.shape)}: no rows')
-    with eval_mode(model):
-        logits = torch.cat([model(xb) for xb in x.split(int(bs))])
-    if logits.ndim != 2 or len(logits) != len(x):
-        raise ValueError(f'the model makes {tuple(logits.shape)} of '
-                         f'{len(x)} rows, and not ({len(x)}, classes)')
-    return logits
+    data: Tensor | Iterable,  # x, a pair (x, y), or minibatches
+    bs: int = 1000,  # rows at a time, of a tensor or a pair
+) -> Tensor | tuple[Tensor, Tensor]:  # logits, (n, n_classes); and target
+    "The logits of all rows; of a pair or minibatches also the target."
+    if isinstance(data, Tensor):
+        with eval_mode(model):
+            return torch.cat([model(xb) for xb in data.split(bs)])
+    check_data(data)
+    if isinstance(data, tuple):
+        data = minibatches(*data, bs, shuffle=False)
+    with eval_mode(model), noted('to predict', data) as batches:
+        pairs = [(model(xb), yb) for xb, yb in batches]
+        logits, target = map(torch.cat, zip(*pairs))
+    return logits, target
 
 # %% ../nbs/04_evaluation.ipynb #ff673b3f
 def accuracy_interval(
-    correct: int,  # how many were right
-    n: int,  # of how many
+    correct: float,  # how many were right
+    n: float,  # of how many
     z: float = 1.96,  # standard deviations to each end; 1.96 for 95 %
 ) -> tuple[float, float]:  # low and high end, in [0, 1]
     "Wilson's score interval for an accuracy."
-    correct, n = index(correct), index(n)  # of NumPy, a tensor: as an int
-    check_positive(n=n)
-    check_positive(whole=False, z=z)
-    if not 0 <= correct <= n or z > 100:
-        raise ValueError(f'{correct} right of {n}, z is {z}: it must be '
-                         '0 <= correct <= n, and z 100 at most')
-    p_hat, scale = correct/n, 1 + z**2/n
+    n, k = float(n), round(float(correct))
+    if not 0 <= k <= n or abs(k - correct) > 1e-3:
+        raise ValueError(f'{correct} right of {n:g}: it must be a whole '
+                         'number, from 0 to all')
+    p_hat, scale = k/n, 1 + z**2/n
     middle = p_hat + z**2/(2*n)
     half = z*sqrt(p_hat*(1 - p_hat)/n + z**2/(4*n**2))
-    low = 0. if correct == 0 else (middle - half)/scale
-    high = 1. if correct == n else (middle + half)/scale
+    low = 0. if k == 0 else (middle - half)/scale
+    high = 1. if k == n else (middle + half)/scale
     return low, high
 
 # %% ../nbs/04_evaluation.ipynb #f7603736
 def _coin_test(k, d):
     "The chance that `d` fair coins split as unevenly as `k` to `d - k`."
-    ways = total = 1
-    for j in range(k):
-        ways = ways*(d - j)//(j + 1)
-        total += ways
-    return min(1., 2*total/2**d)
+    ways = sum(comb(d, j) for j in range(k + 1))
+    return min(1., 2*ways/2**d)
 
 # %% ../nbs/04_evaluation.ipynb #cae52922
 def _paired_interval(a, b, n, z=1.96):
@@ -88,162 +81,123 @@ class Comparison(NamedTuple):
     high: float  # and high end
     p_value: float  # chance of such a split, if both are equally good
 
-# %% ../nbs/04_evaluation.ipynb #3c89144d
-def _check_right(name, right):
-    "Refuse what is no list of right and wrong."
-    if not isinstance(right, Tensor) or right.dtype != torch.bool:
-        what = getattr(right, 'dtype', type(right).__name__)
-        raise TypeError(f'{name} has the type {what}; it should be a bool '
-                        'tensor, as from: logits.argmax(1) == y')
-    if right.ndim != 1 or len(right) == 0:
-        raise ValueError(f'{name} has the shape {tuple(right.shape)}; it '
-                         'should be (rows,), with at least one row')
-
 # %% ../nbs/04_evaluation.ipynb #1d5e8ed3
 def mcnemar(
     right_a: Tensor,  # (n,) bool, the rows that classifier a has right
     right_b: Tensor,  # (n,) bool, those of b; the same rows in order
 ) -> Comparison:  # counts, difference with its 95 % interval, and p-value
     "Which of two classifiers is better on the same rows: McNemar's test."
-    _check_right('right_a', right_a)
-    _check_right('right_b', right_b)
     n = len(right_a)
-    if len(right_b) != n:
-        raise ValueError(f'right_a has {n} rows and right_b '
-                         f'{len(right_b)}; they must be the same')
     a, b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return Comparison(a, b, (a - b)/n, *_paired_interval(a, b, n),
                       _coin_test(min(a, b), a + b))
 
 # %% ../nbs/04_evaluation.ipynb #f6792555
-def _answers(model, x, y):
-    "The logits of all rows, and `y` as int64 beside them, both checked."
-    logits = predict(model, x)
-    check_target(y, *logits.shape)
-    bad = (logits.isnan() | (logits == float('inf'))).any(1)
-    if bad.any():
-        raise ValueError(f'{int(bad.sum())} of {len(y)} rows have a logit '
-                         'that is nan or inf, the first is row '
-                         f'{int(bad.int().argmax())}: training diverged, '
-                         'try less lr')
-    return logits, y.long().to(logits.device)
+def _answers(logits, target):
+    "Both as (n, c) float64 and (n,) int64 on the CPU, if that is in them."
+    logits, target = (torch.as_tensor(t).detach().cpu().double()
+                      for t in (logits, target))
+    shapes = tuple(logits.shape), tuple(target.shape)
+    if logits.ndim != 2 or 0 in logits.shape or shapes[1] != shapes[0][:1]:
+        raise ValueError(f'logits and target have the shapes {shapes}; '
+                         'they must be (n, classes) and (n,)')
+    classes, c = target.long(), shapes[0][1]
+    odd = target[(classes != target) | (classes < 0) | (classes >= c)]
+    if len(odd):
+        raise ValueError(f'target has the value {odd[0]:g}, but there are '
+                         f'{c} classes: 0 to {c-1}')
+    odd = (~logits.amax(1).isfinite()).nonzero()  # of -inf only: likewise
+    if len(odd):
+        raise ValueError(f'{len(odd)} of {len(logits)} rows have a logit '
+                         f'that is nan or inf, the first is row {odd[0, 0]}'
+                         ': training diverged, try less lr')
+    if logits.min() >= 0 and ((logits.sum(1) - 1).abs() < 1e-3).all():
+        raise ValueError('these are probabilities: pass their logarithm')
+    return logits, classes
 
 # %% ../nbs/04_evaluation.ipynb #b98044cd
 def confusion_matrix(
-    model: nn.Module,  # gives logits; left in the mode in which it was
-    x: Tensor,  # (n, …), at least one row, on the model's device
-    y: Tensor,  # (n,), class numbers
+    logits: Tensor,  # (n, n_classes)
+    target: Tensor,  # (n,), class numbers
 ) -> pd.DataFrame:  # counts, (n_classes, n_classes); truth by prediction
     "How often each class was taken for each."
-    logits, y = _answers(model, x, y)
+    logits, target = _answers(logits, target)
     c = logits.shape[1]
-    cells = (c*y + logits.argmax(1)).cpu()  # a pair as one number
+    cells = c*target + logits.argmax(1)  # a pair as one number
     counts = cells.bincount(minlength=c*c).reshape(c, c).numpy()
     return pd.DataFrame(counts, pd.RangeIndex(c, name='truth'),
                         pd.RangeIndex(c, name='prediction'))
 
-# %% ../nbs/04_evaluation.ipynb #96dcd720
-def _check_confusion(counts):
-    "Refuse what is no table of counts, truth by prediction."
-    square = isinstance(counts, pd.DataFrame)
-    if not square or not counts.index.equals(counts.columns):
-        shape = getattr(counts, 'shape', type(counts).__name__)
-        raise ValueError(f'counts is {shape}; it should be the square '
-                         'table of confusion_matrix(…)')
-    values = counts.to_numpy()
-    if counts.empty or not ((values >= 0) & (values % 1 == 0)).all():
-        raise ValueError('counts must hold whole numbers, 0 or more, at '
-                         'least one, as from confusion_matrix, not shares')
-
 # %% ../nbs/04_evaluation.ipynb #d0e150b2
-@close_if_it_fails()
 def plot_confusion(
     counts: pd.DataFrame,  # what confusion_matrix returns
     ax=None,  # the matplotlib Axes to draw on; None: a new one
 ):  # -> the Axes
     "Draw a confusion matrix, the mistakes shaded."
     import matplotlib.pyplot as plt
-    _check_confusion(counts)
     ax = ax or plt.subplots(figsize=(7, 5.4), layout='constrained')[1]
     mistakes = counts.to_numpy(float, copy=True)
-    mistakes[range(len(counts)), range(len(counts))] = float('nan')  # white
+    np.fill_diagonal(mistakes, np.nan)  # white
     image = ax.imshow(mistakes, cmap='Blues', vmin=0)
     ax.figure.colorbar(image, ax=ax, label='mistakes (images)', shrink=0.8)
     ax.set(xlabel='prediction', ylabel='truth')
     if len(counts) <= 20:  # with more classes there is no room for numbers
         ax.set_xticks(range(len(counts)), counts.columns)
         ax.set_yticks(range(len(counts)), counts.index)
-        _write_counts(ax, counts.to_numpy(), image.get_clim()[1])
+        for (i, j), count in np.ndenumerate(counts):
+            dark = i != j and count > 0.6*image.get_clim()[1]
+            ax.text(j, i, count or '', ha='center', va='center', fontsize=8,
+                    color='white' if dark else 'black',
+                    weight='bold' if i == j else 'normal')
     return ax
-
-# %% ../nbs/04_evaluation.ipynb #ae43ab01
-def _write_counts(ax, counts, most):
-    "Each count in its cell: bold on the diagonal, white on dark."
-    for (i, j), count in np.ndenumerate(counts):
-        color = 'white' if i != j and count > 0.6*most else 'black'
-        weight = 'bold' if i == j else 'normal'
-        ax.text(j, i, f'{count:g}' if count else '', ha='center',
-                va='center', color=color, weight=weight, fontsize=8)
 
 # %% ../nbs/04_evaluation.ipynb #26470eec
 def recall(
     counts: pd.DataFrame,  # what confusion_matrix returns
 ) -> pd.DataFrame:  # a row per class: right, rows, recall, low, high (95 %)
     "Each class's share of rows read rightly, with Wilson's interval."
-    _check_confusion(counts)
-    table = pd.DataFrame({'right': [counts.loc[i, i] for i in counts.index],
+    table = pd.DataFrame({'right': np.diag(counts),
                           'rows': counts.sum(axis=1)})
     table['recall'] = table.right/table.rows
-    table[['low', 'high']] = [
-        accuracy_interval(int(k), int(n)) if n else (0., 1.)
-        for k, n in zip(table.right, table.rows)]
+    table[['low', 'high']] = [accuracy_interval(k, n) if n else (0., 1.)
+                              for k, n in zip(table.right, table.rows)]
     return table
 
 # %% ../nbs/04_evaluation.ipynb #e4cc6eb0
 def top_losses(
-    model: nn.Module,  # gives logits; left in the mode in which it was
-    x: Tensor,  # (rows, …), at least one, on the model's device
-    y: Tensor,  # (rows,), class numbers
+    logits: Tensor,  # (rows, n_classes)
+    target: Tensor,  # (rows,), class numbers
     n: int = 10,  # how many to list
 ) -> pd.DataFrame:  # by row: truth, prediction, p_truth, p_prediction, loss
     "The rows with the largest loss, the largest first."
-    check_positive(n=n)
-    logits, y = _answers(model, x, y)
-    log_probs, guess = log_softmax(logits), logits.argmax(1)
-    both = log_probs.gather(1, torch.stack([y, guess], 1))  # (rows, 2)
-    rows = both[:, 0].argsort(stable=True)[:n]
-    table = pd.DataFrame({'truth': y[rows].tolist(),
-                          'prediction': guess[rows].tolist()},
-                         index=pd.Index(rows.tolist(), name='row'))
-    table[['p_truth', 'p_prediction']] = both[rows].exp().tolist()
-    return table.assign(loss=(-both[rows, 0]).tolist())
+    logits, target = _answers(logits, target)
+    loss = F.cross_entropy(logits, target, reduction='none')
+    p_prediction, prediction = softmax(logits).max(1)
+    table = pd.DataFrame({'truth': target, 'prediction': prediction,
+                          'p_truth': (-loss).exp(),
+                          'p_prediction': p_prediction, 'loss': loss})
+    return table.nlargest(n, 'loss').rename_axis('row')
 
 # %% ../nbs/04_evaluation.ipynb #e1a88d90
 def calibration_table(
-    probs: Tensor,  # (n, n_classes), probabilities, any float dtype
-    y: Tensor,  # (n,), class numbers
+    logits: Tensor,  # (n, n_classes); of probabilities the logarithm
+    target: Tensor,  # (n,), class numbers
     bins: int = 10,  # of equal width, from 0 to 1; each with its upper end
 ) -> pd.DataFrame:  # a row per bin: low, high, count, confidence, accuracy
     "Mean confidence and accuracy in bins of confidence; nan if empty."
-    check_positive(bins=bins)
-    if bins > 10_000:
-        raise ValueError(f'bins is {bins}; it must be 10,000 at most')
-    check_probabilities(probs)
-    check_target(y, *probs.shape)
-    sure, guess = probs.detach().max(1)
-    edges = [i/bins for i in range(bins + 1)]
-    rows = pd.DataFrame({'confidence': sure.double().cpu(),
-                         'accuracy': guess.cpu() == y.cpu()})
-    inside = pd.cut(rows.confidence.clip(upper=1), edges, labels=False)
-    table = rows.groupby(inside).mean().reindex(range(bins))
-    table.insert(0, 'low', edges[:-1])
-    table.insert(1, 'high', edges[1:])
-    counts = inside.value_counts().reindex(table.index, fill_value=0)
-    table.insert(2, 'count', counts)
-    return table.rename_axis('bin')
+    logits, target = _answers(logits, target)
+    sure, guess = softmax(logits).max(1)
+    where = (sure*bins).ceil().long() - 1  # the bin of each row
+    count = where.bincount(minlength=bins)
+    right = where.bincount((guess == target).double(), bins)
+    edges = np.linspace(0, 1, bins + 1)
+    return pd.DataFrame({'low': edges[:-1], 'high': edges[1:],
+                         'count': count,
+                         'confidence': where.bincount(sure, bins)/count,
+                         'accuracy': right/count},
+                        pd.RangeIndex(bins, name='bin'))
 
 # %% ../nbs/04_evaluation.ipynb #f9661b09
-@close_if_it_fails()
 def plot_calibration(
     table: pd.DataFrame,  # what calibration_table returns
     axes=None,  # two matplotlib Axes, one above the other; None: new ones
@@ -251,70 +205,59 @@ def plot_calibration(
     style: str = 'o-',  # marker and line
 ):  # -> the two Axes: reliability diagram, and rows per bin
     "Draw a reliability diagram, and the number of rows in each bin."
-    check_table(table, 'calibration_table', 'low', 'count', 'confidence',
-                'accuracy')
-    axes = _reliability_axes() if axes is None else axes
-    many, few = (table[table['count'].between(*ends)]
-                 for ends in ((10, float('inf')), (1, 9)))
+    import matplotlib.pyplot as plt
+    if axes is None:
+        _, axes = plt.subplots(2, 1, figsize=(7, 5), sharex=True,
+                               layout='constrained', height_ratios=(3, 1))
+        axes[0].plot([0, 1], [0, 1], ':', color='0.4')
+        axes[0].set(ylabel='accuracy', xlim=(0, 1.02), ylim=(-0.03, 1.03))
+        axes[1].set(ylabel='rows', xlabel='confidence', yscale='log')
+    many = table[table['count'] >= 10]
     line, = axes[0].plot(many.confidence, many.accuracy, style, label=label)
-    color = line.get_color()
-    axes[0].plot(few.confidence, few.accuracy, style[0], color=color,
-                 alpha=0.3)
-    for part, alpha in ((many, 1), (few, 0.3)):
+    few = table[table['count'].between(1, 9)]
+    color, faded = line.get_color(), dict(color=line.get_color(), alpha=0.3)
+    axes[0].plot(few.confidence, few.accuracy, style[0], **faded)
+    for part, look in ((many, {'color': color}), (few, faded)):
         for bin in part.itertuples():
-            n = int(bin.count)
-            ends = accuracy_interval(round(bin.accuracy*n), n)
-            axes[0].vlines(bin.confidence, *ends, color=color, alpha=alpha)
+            ends = accuracy_interval(bin.accuracy*bin.count, bin.count)
+            axes[0].vlines(bin.confidence, *ends, **look)
     axes[1].stairs(table['count'], [*table.low, 1], color=color,
                    linestyle=line.get_linestyle())
     return axes
 
-# %% ../nbs/04_evaluation.ipynb #bc32a6f5
-def _reliability_axes():
-    "Two empty panels, with the line on which confidence equals accuracy."
-    import matplotlib.pyplot as plt
-    _, axes = plt.subplots(2, 1, figsize=(7, 5), sharex=True,
-                           layout='constrained', height_ratios=(3, 1))
-    axes[0].plot([0, 1], [0, 1], ':', color='0.4')
-    axes[0].set(ylabel='accuracy', xlim=(0, 1.02), ylim=(-0.03, 1.03))
-    axes[1].set(ylabel='rows', xlabel='confidence', yscale='log')
-    return axes
-
 # %% ../nbs/04_evaluation.ipynb #08a3f770
 def expected_calibration_error(
-    probs: Tensor,  # (n, n_classes), probabilities, any float dtype
-    y: Tensor,  # (n,), class numbers
+    logits: Tensor,  # (n, n_classes); of probabilities the logarithm
+    target: Tensor,  # (n,), class numbers
     bins: int = 10,  # of equal width, from 0 to 1
 ) -> float:  # in [0, 1]
     "The gap between confidence and accuracy, weighted by the bins' rows."
-    table = calibration_table(probs, y, bins)
+    table = calibration_table(logits, target, bins)
     gap = (table.accuracy - table.confidence).abs()
-    return float((table['count']/len(y)*gap).sum())
+    return float((table['count']/len(target)*gap).sum())
 
 # %% ../nbs/04_evaluation.ipynb #41675eff
-def _slope(beta, logits, y):
+def _slope(beta, logits, target):
     "The slope in `beta` of the loss of `beta*logits`, mean over the rows."
     expected = (softmax(beta*logits)*logits).sum(1)
-    return (expected - logits.gather(1, y[:, None])[:, 0]).mean().item()
+    return (expected - logits.gather(1, target[:, None])[:, 0]).mean().item()
 
 # %% ../nbs/04_evaluation.ipynb #15ee1fc2
-@torch.no_grad()
 def fit_temperature(
     logits: Tensor,  # (n, n_classes), of rows that training did not see
-    y: Tensor,  # (n,), class numbers
+    target: Tensor,  # (n,), class numbers
 ) -> float:  # above 0; above 1 where the model is too sure
     "The number that divides the logits to the smallest cross entropy."
-    check_logits(logits)
-    check_target(y, *logits.shape)
-    logits, y = logits.detach().cpu().double(), y.cpu().long()
-    if not logits.isfinite().all():
-        raise ValueError('logits hold nan, inf or -inf: nothing fits them')
+    logits, target = _answers(logits, target)
     low, high = -20., 20.  # 1/T is 2 to this power
-    if _slope(2**low, logits, y) >= 0 or _slope(2**high, logits, y) <= 0:
+    slopes = [_slope(2**end, logits, target) for end in (low, high)]
+    if not slopes[0] < 0 < slopes[1]:
         raise ValueError('no temperature is best: all rows are right, or '
-                         'no better than a guess; use more rows')
+                         'no better than a guess, or a logit is -inf')
     for _ in range(50):
         middle = (low + high)/2
-        low, high = ((middle, high) if _slope(2**middle, logits, y) < 0
-                     else (low, middle))
+        if _slope(2**middle, logits, target) < 0:
+            low = middle
+        else:
+            high = middle
     return 2**-low

@@ -86,11 +86,11 @@ def minibatches(
     "All rows of `x` and `y`, in minibatches of `bs`."
     if not shuffle:
         return zip(x.split(bs), y.split(bs))
-    order = torch.randperm(len(x), generator=generator).to(x.device)
+    order = torch.randperm(len(x), generator=generator, device='cpu')
     return ((x.index_select(0, rows), y.index_select(0, rows))
-            for rows in order.split(bs))
+            for rows in order.to(x.device).split(bs))
 
-# %% ../nbs/03_training.ipynb #dfe574ba
+# %% ../nbs/03_training.ipynb #03evalmode
 @contextmanager
 def eval_mode(
     model: nn.Module,  # any module
@@ -120,7 +120,7 @@ def evaluate(
         pairs = [(model(xb), yb) for xb, yb in batches]
         logits, target = map(torch.cat, zip(*pairs))
         loss = loss_func(logits, target)
-    return loss.item(), accuracy(logits, target).item()
+        return loss.item(), accuracy(logits, target).item()
 
 # %% ../nbs/03_training.ipynb #40501091
 def train_epoch(
@@ -181,7 +181,7 @@ def fit(
             row = [epoch_func(model, batches, optimizer, loss_func)]
         if valid is not None:
             row += evaluate(model, valid, loss_func=loss_func)
-        history.loc[epoch] = row
+        history.loc[epoch] = [float(v) for v in row]
         check_losses(history)
         if after_epoch and after_epoch(history, model, optimizer):
             break

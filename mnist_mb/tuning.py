@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checks import (check_fit, check_positive, check_table,
-                             close_if_it_fails)
 from .training import minibatches, train_epoch
 
 # %% ../nbs/05_tuning.ipynb #d310116d
@@ -32,17 +30,15 @@ def lr_find(
     seed: int = 0,  # for the order of the rows of a pair
 ) -> pd.DataFrame:  # a row per step: lr (the index), loss before the step
     "The learning-rate range test: train a copy while the rate grows."
-    _check_range(low, high, steps)
-    check_fit(model, train, None, 1, bs, high, loss_func, opt_func)
     gpus = {p.device for p in model.parameters() if p.device.type == 'cuda'}
     rates = [low*(high/low)**(k/(steps - 1)) for k in range(steps)]
     loss, losses = None, []
     with torch.random.fork_rng(devices=list(gpus)):
         model = deepcopy(model)
         optimizer = opt_func(model.parameters(), lr=low)
-        for lr, batch in zip(rates, _endless(train, bs, seed)):
-            for group in getattr(optimizer, 'param_groups',
-                                 [vars(optimizer)]):
+        groups = getattr(optimizer, 'param_groups', [vars(optimizer)])
+        for lr, batch in zip(rates, _epochs(train, bs, steps, seed)):
+            for group in groups:
                 group['lr'] = lr
             loss = train_epoch(model, [batch], optimizer, loss_func)
             if not isfinite(loss):
@@ -55,23 +51,12 @@ def lr_find(
     return pd.DataFrame({'loss': losses}, index)
 
 # %% ../nbs/05_tuning.ipynb #341dafde
-def _endless(train, bs, seed):
-    "Minibatches, epoch after epoch; none if there are none."
-    order, batch = torch.Generator().manual_seed(seed), True
-    while batch is not None:
-        batch = None
-        for batch in (minibatches(*train, bs, generator=order)
-                      if isinstance(train, tuple) else train):
-            yield batch
-
-# %% ../nbs/05_tuning.ipynb #f1444161
-def _check_range(low, high, steps):
-    "Refuse rates that do not grow, and fewer steps than a growth takes."
-    check_positive(steps=steps)
-    check_positive(whole=False, low=low, high=high)
-    if steps < 2 or not low < high:
-        raise ValueError(f'low is {low}, high is {high}, steps is {steps}: '
-                         'from low to a larger high, in 2 steps or more')
+def _epochs(train, bs, steps, seed):
+    "The minibatches of `steps` epochs, each epoch in an order of its own."
+    order = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        yield from (minibatches(*train, bs, generator=order)
+                    if isinstance(train, tuple) else train)
 
 # %% ../nbs/05_tuning.ipynb #fefa720c
 def _running(table):
@@ -79,7 +64,6 @@ def _running(table):
     return table.loss.ewm(alpha=0.1).mean()
 
 # %% ../nbs/05_tuning.ipynb #6fd61203
-@close_if_it_fails()
 def plot_lr_find(
     table: pd.DataFrame,  # what lr_find returns
     ax=None,  # the matplotlib Axes to draw on; None: a new one
@@ -88,7 +72,6 @@ def plot_lr_find(
 ):  # -> the Axes
     "Draw the running mean of the loss against the learning rate."
     import matplotlib.pyplot as plt
-    check_table(table, 'lr_find', 'loss')
     smooth = _running(table)
     ax = ax or plt.subplots(figsize=(7, 3), layout='constrained')[1]
     ax.semilogx(smooth, style, label=label)

@@ -15,13 +15,11 @@ import torch
 from running import ROOT, read
 from torch import nn
 
-import mnist_mb.data
-from mnist_mb import data, drawing
 from mnist_mb.checks import verdict
 from mnist_mb.data import (
-    CLASSES, DataError, Splits, drawn_digits, get_data, load_mnist, make_splits, show_images)
+    CLASSES, DataError, drawn_digits, get_data, load_mnist, make_splits, show_images)
 from mnist_mb.drawing import draw
-from mnist_mb.files import DATASETS, cache_folder
+from mnist_mb.files import DATASETS
 
 
 @pytest.fixture
@@ -30,18 +28,14 @@ def nothing(tmp_path, monkeypatch):
     for name, value in (('DATA', ''), ('OFFLINE', '1'), ('CACHE', str(tmp_path/'cache'))):
         monkeypatch.setenv(f'MNIST_MB_{name}', value)
     monkeypatch.chdir(tmp_path)
-    data._warn_once.cache_clear()
     return tmp_path
 
 
 IMAGES = np.arange(6*784).astype(np.uint8).reshape(6, 28, 28)
-NUMBERS = np.arange(6, dtype=np.uint8)
+NUMBERS = np.array([0, 1, 2, 0, 1, 2], np.uint8)
 
 
-def test_public_names():
-    assert set(data.__all__) == {
-        'CLASSES', 'DataError', 'Splits', 'drawn_digits', 'get_data', 'load_mnist', 'make_splits',
-        'show_images'}
+def test_each_set_has_names_for_its_classes():
     assert set(CLASSES) == {*DATASETS, 'drawn'}
     assert all(len(names) == 10 for names in CLASSES.values())
 
@@ -50,137 +44,102 @@ def test_public_names():
 @pytest.mark.parametrize('kind', [np.asarray, torch.as_tensor, np.ndarray.tolist])
 def test_make_splits(kind):
     images, labels = kind(IMAGES), kind(NUMBERS)
-    splits = make_splits((images, labels), (images[:2], labels[:2]), 2, name='toy', source='here')
+    splits = make_splits((images, labels), (images[:2], labels[:2]), 3, name='toy', source='here')
     shapes = [(tuple(x.shape), tuple(y.shape)) for x, y in splits]
-    assert shapes == [((4, 784), (4,)), ((2, 784), (2,)), ((2, 784), (2,))]
+    assert shapes == [((3, 784), (3,)), ((3, 784), (3,)), ((2, 784), (2,))]
     assert {(x.dtype, y.dtype) for x, y in splits} == {(torch.float32, torch.int64)}
-    assert [y.tolist() for _, y in splits] == [[0, 1, 2, 3], [4, 5], [0, 1]]
-    assert torch.equal(256*splits[1][0], torch.as_tensor(IMAGES[4:]).reshape(2, 784).float())
-    assert (splits.name, splits.source) == ('toy', 'here')
-    assert repr(splits) == "Splits('toy', rows: 4, 2, 2)"
+    assert [y.tolist() for _, y in splits] == [[0, 1, 2], [0, 1, 2], [0, 1]]
+    assert torch.equal(256*splits[1][0], torch.as_tensor(IMAGES[3:]).reshape(3, 784).float())
+    again = pickle.loads(pickle.dumps(splits))
+    for s in (splits, again):
+        assert isinstance(s, tuple) and (s.name, s.source) == ('toy', 'here')
+        assert repr(s) == "Splits('toy', rows: 3, 3, 2)"
 
 
-def test_splits_is_a_tuple_of_pairs():
-    (x, y), _, _ = splits = make_splits((IMAGES, NUMBERS), (IMAGES, NUMBERS), 1)
-    assert isinstance(splits, tuple) and splits.name == splits.source == ''
-    assert isinstance(Splits(), tuple) and len(x) == len(y) == 5
-
-
-@pytest.mark.parametrize('images, labels, n_valid, words', [
-    (np.random.rand(6, 784), NUMBERS, 2, 'they must be bytes'),
-    (IMAGES/255, NUMBERS, 2, 'pixels from 0 to 1;'),
-    (IMAGES.astype(int) - 1, NUMBERS, 2, 'pixels from -1 to 254;'),
-    (IMAGES.astype(int) + 1, NUMBERS, 2, 'pixels from 0 to 256;'),
-    (IMAGES*np.nan, NUMBERS, 2, 'pixels from nan'), (IMAGES > 9, NUMBERS, 2, 'pixels from 0 to 1;'),
-    (IMAGES % 2, NUMBERS, 2, 'pixels from 0 to 1;'),
-    (IMAGES, NUMBERS[:3], 2, r'6 images, but labels of shape \(3,\)'),
-    (IMAGES, np.eye(6), 2, r'6 images, but labels of shape \(6, 6\)'),
-    (IMAGES, NUMBERS/2, 2, 'must be class numbers'),
-    (IMAGES, NUMBERS.astype(int) - 1, 2, 'class numbers'),
-    (IMAGES, [0, 1, 2, 3, 4, np.nan], 2, 'class numbers'), (IMAGES, [*'abcdef'], 2, "float: '?'a'"),
-    (IMAGES[:0], NUMBERS[:0], 0, 'n_valid is 0, of 0 images'),
-    (IMAGES, NUMBERS, -1, 'n_valid is -1'), (IMAGES, NUMBERS, 6, 'n_valid is 6, of 6 images'),
-    (IMAGES, NUMBERS, 50, 'n_valid is 50')])
-def test_make_splits_refuses(images, labels, n_valid, words):
-    with pytest.raises(ValueError, match=words):
-        make_splits((images, labels), (IMAGES, NUMBERS), n_valid)
-
-
-@pytest.mark.parametrize('labels', [NUMBERS.astype(float), [*'012345'], pd.Series([*'012345'])])
-def test_make_splits_takes_whole_floats(labels):
+@pytest.mark.parametrize('labels', [NUMBERS.astype(float), [*'012012'], pd.Series([*'012012'])])
+def test_make_splits_takes_class_numbers_of_any_type(labels):
     x, y = make_splits((IMAGES.astype(float), labels), (IMAGES, NUMBERS), 0)[0]
     assert y.tolist() == NUMBERS.tolist()
     assert torch.equal(256*x, torch.as_tensor(IMAGES).reshape(6, 784).float())
 
 
+@pytest.mark.parametrize('images, labels, words', [
+    (IMAGES/255, NUMBERS, 'pixels from 0 to 1; they must be bytes'),
+    (IMAGES > 9, NUMBERS, 'pixels from 0 to 1;'),
+    (IMAGES.astype(int) - 1, NUMBERS, 'pixels from -1 to 254;'),
+    (IMAGES.astype(int) + 1, NUMBERS, 'pixels from 1 to 256;'),
+    (IMAGES*np.nan, NUMBERS, 'pixels from nan'),
+    (IMAGES, NUMBERS[:3], r'6 images, labels of shape \(3,\)'),
+    (IMAGES, np.eye(6), r'6 images, labels of shape \(6, 6\); each needs a class number'),
+    (IMAGES, NUMBERS/4, 'a class number'), (IMAGES, NUMBERS - 1., 'a class number'),
+    (IMAGES, [0, 1, 2, 3, 4, np.nan], 'a class number'), (IMAGES, [*'abcdef'], "float: '?'a'"),
+    (IMAGES[:, 1:], NUMBERS, '756 pixels in an image for training, 784 in one for testing')])
+def test_make_splits_refuses(images, labels, words):
+    for n_valid in (2, 3):
+        with pytest.raises(ValueError, match=words):
+            make_splits((images, labels), (IMAGES, NUMBERS), n_valid)
+
+
+@pytest.mark.parametrize('n_valid', [-1, 7])
+def test_make_splits_does_not_cut_outside(n_valid):
+    with pytest.raises(RuntimeError, match='non-negative'):
+        make_splits((IMAGES, NUMBERS), (IMAGES, NUMBERS), n_valid)
+
+
+def test_sorted_labels():
+    "The last of them may be a class that training has not seen, or one class only."
+    images = np.repeat(IMAGES, 20, 0)
+    images[:, 0, 0] = np.arange(120)
+    labels = np.repeat([0, 1, 2], 40)
+    test = images[:3], [0, 1, 2]
+    for n_valid, words in ((50, r'\[0, 2\]; seed=0 shuffles before the cut'), (20, r'\[0, 1\]')):
+        with pytest.warns(UserWarning, match=f'only training or validation has {words}') as seen:
+            (_, y), (_, y_valid), _ = make_splits((images, labels), test, n_valid)
+        assert torch.equal(torch.cat([y, y_valid]), torch.tensor(labels))
+        assert seen[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        one, same, other = [make_splits((images, labels), test, 50, seed=s) for s in (0, 0, 1)]
+    x, y = [torch.cat(parts) for parts in zip(*one[:2])]
+    rows = (256*x[:, 0]).long()
+    assert rows.sort().values.tolist() == list(range(120)) and rows.tolist() != list(range(120))
+    assert y.tolist() == labels[rows].tolist()  # each image keeps its label
+    assert torch.equal(same[0][0], one[0][0]) and not torch.equal(other[0][0], one[0][0])
+    assert one[2][1].tolist() == [0, 1, 2]
+
+
 # load_mnist and get_data
-def test_load_mnist_names_what_there_is():
-    with pytest.raises(ValueError, match="name is 'mnits'; it can be one of mnist, fashion"):
-        load_mnist(name='mnits')
-
-
-def test_load_mnist_makes_splits_of_what_is_found(monkeypatch):
-    asked = []
-
-    def find(*args):
-        asked.append(args)
-        return [np.zeros((60_000, 2, 2), np.uint8), np.arange(60_000) % 10,
-                np.full((10_000, 2, 2), 7, np.uint8), np.zeros(10_000)], 'here'
-    monkeypatch.setattr(data, 'find_dataset', find)
-    splits = load_mnist('path', False, 'kmnist')
-    assert asked == [('path', False, 'kmnist')]
-    assert (splits.name, splits.source) == ('kmnist', 'here')
-    assert [len(y) for _, y in splits] == [50_000, 10_000, 10_000] and splits[2][0][0, 0] == 7/256
-    load_mnist()
-    assert asked[1] == (None, True, 'mnist')
-
-
 def test_without_anything(nothing):
-    with pytest.raises(DataError, match='no mnist here, and downloading is off\nBy hand'):
-        load_mnist()
-    with pytest.raises(DataError, match='By hand'):
-        get_data('mnist')
-    with pytest.raises(DataError, match='no kmnist here'):
-        get_data('kmnist')
-    with pytest.raises(DataError, match='no file or folder a-path'):
-        get_data('a-path')
-    with pytest.raises(DataError, match='folder MNIST; did you mean the set mnist'):
-        get_data('MNIST')
+    for source in ('mnist', 'kmnist'):
+        with pytest.raises(DataError, match=f'no {source} here, and downloading is off\nBy hand'):
+            get_data(source)
+        with pytest.raises(ValueError):  # whoever catches that catches a DataError
+            load_mnist(name=source)
+    for path in ('a-path', Path('a-path'), 'MNIST'):
+        with pytest.raises(DataError, match=f'no file or folder {path}. .*called fashion, kmnist'):
+            get_data(path)
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    "Drawing takes no time."
-    monkeypatch.setattr(data, 'drawn_digits', lambda: 'drawn')
-
-
-def test_auto_says_once_that_it_draws(nothing, quick):
+def test_auto_says_that_it_draws(nothing, drawn, monkeypatch):
+    monkeypatch.undo()  # back to the cache that has drawn digits
+    for name, value in (('DATA', ''), ('OFFLINE', '1')):
+        monkeypatch.setenv(f'MNIST_MB_{name}', value)
+    monkeypatch.chdir(nothing)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
-        assert [get_data(), get_data('auto'), get_data()] == ['drawn']*3
+        data = get_data()
+    assert data.name == 'drawn' and torch.equal(data[0][0], drawn[0][0])
     assert len(seen) == 1 and seen[0].filename == __file__
     text = str(seen[0].message)
     assert text.startswith('drawn digits, not MNIST (no mnist here') and '\n' not in text
     assert len(text) < 200 and "get_data('mnist')" in text
 
 
-def test_auto_draws_where_everything_is_closed(nothing, quick, user, monkeypatch):
-    monkeypatch.chdir(user)
-    monkeypatch.setenv('MNIST_MB_CACHE', str(user/'cache'))
-    monkeypatch.setenv('MNIST_MB_OFFLINE', '')  # it can't fetch, since it can't keep
-    for name in ('data', 'cache'):
-        (user/name).mkdir(mode=0)
-    try:
-        with pytest.warns(UserWarning, match="drawn digits, not MNIST .can't write into .*cache"):
-            assert get_data() == 'drawn'
-    finally:
-        for name in ('data', 'cache'):
-            (user/name).chmod(0o700)
-
-
-def test_a_named_folder_must_be_right(nothing, quick, monkeypatch):
+def test_a_named_folder_must_be_right(nothing, monkeypatch):
     monkeypatch.setenv('MNIST_MB_DATA', 'nowhere')
     for source in ('auto', 'mnist'):
         with pytest.raises(DataError, match='no file or folder nowhere'):
             get_data(source)
-
-
-@pytest.mark.parametrize('source, asked', [
-    ('mnist', dict(name='mnist')), ('kmnist', dict(name='kmnist')), ('some/path', 'some/path'),
-    (Path('some/path'), Path('some/path')), ('auto', None)])
-def test_get_data_asks_for_what_is_meant(source, asked, monkeypatch):
-    monkeypatch.setattr(data, 'load_mnist', lambda path=None, **kw: kw or path)
-    assert get_data(source) == asked
-
-
-def test_get_data_raises_what_was_asked_for_by_name(nothing, quick, monkeypatch):
-    def refuse(*_, **__):
-        raise DataError('nothing')
-    monkeypatch.setattr(data, 'load_mnist', refuse)
-    for source in ('mnist', 'fashion', 'some/path'):
-        with pytest.raises(DataError, match='nothing'):
-            get_data(source)
-    assert get_data('drawn') == 'drawn'
 
 
 @pytest.mark.mnist
@@ -194,15 +153,8 @@ def test_real_mnist(mnist):
     assert y_test.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     found = [x.mean().item(), x.std().item(), (x == 0).float().mean().item()]
     assert found == pytest.approx([0.1304, 0.3073, 0.8086], abs=5e-5) and x.max() == 0.99609375
-
-
-@pytest.mark.mnist
-def test_both_layouts_give_the_same_bits(mnist):
-    other = Path(mnist.source)/'mnist.pkl.gz'
-    if not other.is_file():
-        pytest.skip(f'needs {other}')
-    for one, two in zip(mnist, load_mnist(other), strict=True):
-        assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, two))
+    for other in (get_data('mnist'), get_data(mnist.source), get_data()):
+        assert other.name == 'mnist' and torch.equal(other[2][0], mnist[2][0])
 
 
 @pytest.mark.mnist
@@ -233,44 +185,34 @@ def test_drawn_digits(drawn):
         assert x.min() == 0 and 0.9 < x.max() < 1 and y.min() == 0 and y.max() == 9
 
 
+def first(seed):
+    "The first 500 of the digits that a seed draws."
+    generator = torch.Generator().manual_seed(seed)
+    images, digits = zip(*[draw(250, generator) for _ in range(2)])
+    return torch.cat(images).reshape(500, 784)/256, torch.cat(digits)
+
+
 def test_drawn_digits_are_those_of_the_seed(drawn):
-    "A cache may come from a processor that rounds otherwise, so a pixel may differ a little."
-    generator = torch.Generator().manual_seed(0)
-    parts = [draw(250, generator) for _ in range(2)]
-    images = torch.cat([image for image, _ in parts]).reshape(500, 784).float()
+    "The cache may come from a processor that rounds otherwise, so a pixel may differ a little."
     (x, y), _, _ = drawn
-    assert torch.equal(y[:500], torch.cat([digit for _, digit in parts]))
-    assert ((256*x[:500] - images).abs() > 2).float().mean() < 1e-3
+    images, digits = first(0)
+    assert torch.equal(y[:500], digits)
+    assert ((256*(x[:500] - images)).abs() > 2).float().mean() < 1e-3
 
 
-def test_drawn_digits_and_their_copy(nothing, monkeypatch):
-    calls = []
-
-    def blank(n, generator):
-        calls.append(generator.initial_seed())
-        return torch.full((n, 28, 28), len(calls) % 256).byte(), torch.full((n,), 3)
-    monkeypatch.setattr(drawing, 'draw', blank)
-    (x, y), _, (x_test, _) = drawn_digits(7)
-    assert set(calls) == {7} and len(calls) == 280 and (y == 3).all()
-    assert x[0, 0]*256 == 1 and x_test[-1, 0]*256 == 280 % 256
-    again = drawn_digits(7)
-    assert len(calls) == 280 and torch.equal(again[0][0], x)
-    drawn_digits()
-    assert len(calls) == 560 and len(os.listdir(cache_folder())) == 2
-
-
-def test_drawn_digits_without_a_cache(nothing, monkeypatch):
-    blank = torch.zeros(250, 28, 28).byte(), torch.zeros(250)
-    monkeypatch.setattr(drawing, 'draw', lambda n, generator: blank)
-    (nothing/'wall').touch()
-    monkeypatch.setenv('MNIST_MB_CACHE', str(nothing/'wall'/'cache'))
-    assert drawn_digits()[2][0].shape == (10_000, 784)
-
-
-def test_splits_can_be_pickled_and_copied():
-    splits = make_splits((IMAGES, NUMBERS), (IMAGES, NUMBERS), 1, name='toy', source='here')
-    again = pickle.loads(pickle.dumps(splits))
-    assert (again.name, again.source, len(again)) == ('toy', 'here', 3)
+@pytest.mark.slow
+def test_drawn_digits_know_no_default_type(nothing):
+    "Another one drew other digits, and kept them in the cache for every later program."
+    torch.set_default_dtype(torch.float64)
+    try:
+        fresh = drawn_digits(1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, [part[:500] for part in fresh[0]], first(1)))
+    file, = (nothing/'cache').iterdir()
+    before = file.stat().st_mtime_ns
+    again = drawn_digits(1)
+    assert torch.equal(again[0][0], fresh[0][0]) and file.stat().st_mtime_ns == before
 
 
 # show_images
@@ -281,7 +223,7 @@ def closing():
 
 
 @pytest.mark.parametrize('kind', [torch.as_tensor, np.asarray])
-@pytest.mark.parametrize('shape', [(12, 784), (12, 28, 28)])
+@pytest.mark.parametrize('shape', [(12, 784), (12, 28, 28), (12, 1, 28, 28)])
 def test_show_images(kind, shape, closing):
     x = np.random.default_rng(0).random((12, 784), dtype=np.float32)
     axes = show_images(kind(x.reshape(shape)), kind(np.arange(12) % 10), cols=5)
@@ -301,22 +243,19 @@ def test_show_one_image_and_names(closing):
     assert [ax.get_title() for ax in named] == ['T-shirt/top', 'ankle boot']
 
 
-@pytest.mark.parametrize('x, y, words', [
-    (torch.zeros(3, 100), None, r'\(3, 100\) is not'), (torch.zeros(3, 784), [1, 2], '3 images'),
-    (torch.tensor(0.), None, 'is not'), (np.zeros((3, 784)), np.zeros(4), '3 images, but 4')])
-def test_show_images_refuses(x, y, words, closing):
-    with pytest.raises(ValueError, match=words):
-        show_images(x, y)
+@pytest.mark.parametrize('shape', [(5, 3, 28, 28), (5, 28, 28, 3), (3, 100)])
+def test_show_images_refuses(shape, closing):
+    with pytest.raises(ValueError, match=r'is not \(n, 784\) or .*; of color images, average'):
+        show_images(torch.zeros(shape))
     assert not plt.get_fignums()
 
 
 def test_import_does_nothing(nothing):
-    code = ('import os, sys; before = set(os.listdir()); import mnist_mb.data, mnist_mb.files, '
-            'mnist_mb.drawing; assert set(os.listdir()) == before; '
+    code = ('import os, sys; import mnist_mb.data, mnist_mb.files, mnist_mb.drawing; '
             'assert not {"matplotlib", "pooch", "requests", "pandas"} & set(sys.modules)')
-    env = os.environ | {'PYTHONPATH': str(Path(mnist_mb.data.__file__).parent.parent)}
-    subprocess.run([sys.executable, '-c', code], check=True, env=env)
-    assert not cache_folder().exists()
+    subprocess.run([sys.executable, '-c', code], check=True,
+                   env=os.environ | {'PYTHONPATH': str(ROOT)})
+    assert not list(nothing.iterdir())
 
 
 # the checks of the exercises: right answers pass, slips are named
@@ -382,11 +321,3 @@ def test_right_answers(check, answer, checks):
 def test_slips_are_named(check, answer, words, checks):
     said = checks[f'check_{check}'](answer)
     assert words in said and not said.startswith('right'), said
-
-
-@pytest.mark.parametrize('cols', [0, -1, 2.5, None])
-def test_columns_of_images_are_whole(cols):
-    before = plt.get_fignums()
-    with pytest.raises(ValueError, match='cols is'):
-        show_images(torch.zeros(3, 784), cols=cols)
-    assert plt.get_fignums() == before
