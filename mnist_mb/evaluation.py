@@ -93,7 +93,7 @@ def mcnemar(
                       _coin_test(min(a, b), a + b))
 
 # %% ../nbs/04_evaluation.ipynb #f6792555
-def _pair(logits, target):
+def _answers(logits, target):
     "Both as (n, c) float64 and (n,) int64 on the CPU, if that is in them."
     logits, target = (torch.as_tensor(t).detach().cpu().double()
                       for t in (logits, target))
@@ -121,7 +121,7 @@ def confusion_matrix(
     target: Tensor,  # (n,), class numbers
 ) -> pd.DataFrame:  # counts, (n_classes, n_classes); truth by prediction
     "How often each class was taken for each."
-    logits, target = _pair(logits, target)
+    logits, target = _answers(logits, target)
     c = logits.shape[1]
     cells = c*target + logits.argmax(1)  # a pair as one number
     counts = cells.bincount(minlength=c*c).reshape(c, c).numpy()
@@ -170,7 +170,7 @@ def top_losses(
     n: int = 10,  # how many to list
 ) -> pd.DataFrame:  # by row: truth, prediction, p_truth, p_prediction, loss
     "The rows with the largest loss, the largest first."
-    logits, target = _pair(logits, target)
+    logits, target = _answers(logits, target)
     loss = F.cross_entropy(logits, target, reduction='none')
     p_prediction, prediction = softmax(logits).max(1)
     table = pd.DataFrame({'truth': target, 'prediction': prediction,
@@ -185,7 +185,7 @@ def calibration_table(
     bins: int = 10,  # of equal width, from 0 to 1; each with its upper end
 ) -> pd.DataFrame:  # a row per bin: low, high, count, confidence, accuracy
     "Mean confidence and accuracy in bins of confidence; nan if empty."
-    logits, target = _pair(logits, target)
+    logits, target = _answers(logits, target)
     sure, guess = softmax(logits).max(1)
     where = (sure*bins).ceil().long() - 1  # the bin of each row
     count = where.bincount(minlength=bins)
@@ -248,7 +248,7 @@ def fit_temperature(
     target: Tensor,  # (n,), class numbers
 ) -> float:  # above 0; above 1 where the model is too sure
     "The number that divides the logits to the smallest cross entropy."
-    logits, target = _pair(logits, target)
+    logits, target = _answers(logits, target)
     low, high = -20., 20.  # 1/T is 2 to this power
     slopes = [_slope(2**end, logits, target) for end in (low, high)]
     if not slopes[0] < 0 < slopes[1]:

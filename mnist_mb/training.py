@@ -90,7 +90,7 @@ def minibatches(
     return ((x.index_select(0, rows), y.index_select(0, rows))
             for rows in order.to(x.device).split(bs))
 
-# %% ../nbs/03_training.ipynb #dfe574ba
+# %% ../nbs/03_training.ipynb #03evalmode
 @contextmanager
 def eval_mode(
     model: nn.Module,  # any module

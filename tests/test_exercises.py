@@ -1,10 +1,20 @@
 """Each exercise, as the reader meets it: the check says 'not solved yet', and with the solution in
-the notebook 'right'. A solved exercise breaks nothing that follows."""
+the notebook 'right'. A solved exercise breaks nothing that follows. Other right answers are right,
+too, and each slip is named."""
 import ast
 import re
+from functools import cache
+from importlib import import_module
+from math import nan
 
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from running import NOTEBOOKS, SOLUTION, read, shown, solve
+
+from mnist_mb.exercises import verdict
+from mnist_mb.training import PlainSGD, minibatches
 
 GIVEN = [path for path in NOTEBOOKS
          if any(SOLUTION.search(cell.source) for cell in read(path).cells)]
@@ -58,3 +68,167 @@ def test_what_the_page_shows_runs_alone(path):
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         missing += [(name, cell.source[:60]) for name in (used & unseen) - seen]
     assert not missing
+
+
+# -- what the checks say to other answers
+
+@cache
+def chapter(stem):
+    "The names of a chapter's exercises, without running what stands before them."
+    path, = (path for path in NOTEBOOKS if path.stem == stem)
+    names = {'__name__': '__main__'}
+    for module in ('data', 'softmax', 'nll', 'training', 'exercises'):
+        names |= vars(import_module(f'mnist_mb.{module}'))
+    names['x_train'], names['y_train'] = names['get_data']('drawn')[0]
+    exercises = False
+    for cell in read(path).cells:
+        exercises |= cell.cell_type == 'markdown' and cell.source.startswith('## Exercises')
+        if cell.cell_type != 'code' or re.search(r'^[%!]|^#\| *export', cell.source, re.M):
+            continue
+        body = [node for node in ast.parse(cell.source).body if isinstance(
+            node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef) or exercises]
+        exec(compile(ast.Module(body, []), f'{stem}, {cell.id}', 'exec'), names)
+    return names
+
+
+def loop(model, batches, lr, forget=True, part=slice(None), soft=False, **kw):
+    for xb, yb in batches:
+        if forget:
+            model.zero_grad()
+        logits = model(xb)
+        F.cross_entropy(logits.softmax(1) if soft else logits, yb, **kw).backward()
+        for p in list(model.parameters())[part]:
+            p.data -= lr*p.grad
+
+
+def late(model, batches, lr, forget):
+    for xb, yb in batches:
+        if forget:
+            model.zero_grad()
+        F.cross_entropy(model(xb), yb).backward()
+    PlainSGD(model.parameters(), lr).step()
+
+
+def by_grad(model, batches, lr):
+    params = list(model.parameters())
+    for xb, yb in batches:
+        loss = -model(xb).log_softmax(1)[range(len(yb)), yb].mean()
+        for p, grad in zip(params, torch.autograd.grad(loss, params)):
+            p.data = p.data - lr*grad
+
+
+def pieced(scale, before=True, between=False, limit=None):
+    def answer(net, xb, yb, size):
+        if before:
+            net.zero_grad()
+        for x, y in minibatches(xb, yb, limit or size, shuffle=False):
+            if between:
+                net.zero_grad()
+            (F.cross_entropy(net(x), y)*scale(len(x), len(xb))).backward()
+        return [p.grad for p in net.parameters()]
+    return answer
+
+
+def at_the_end(net, xb, yb, size):
+    net.zero_grad()
+    F.cross_entropy(torch.cat([net(x) for x in xb.split(size)]), yb).backward()
+    return [p.grad for p in net.parameters()]
+
+
+def in_place(w, v, grad, lr, beta):
+    v.mul_(beta).add_(grad)
+    return w.sub_(v, alpha=lr), v
+
+
+# Per chapter and check: what begins the sentence, or stands in it, and answers that get it.
+ANSWERS = {
+    ('00_data', 'check_shares'): {
+        'right': [lambda y: torch.bincount(y, minlength=10)/len(y),
+                  lambda y: [(y == k).float().mean().item() for k in range(10)],
+                  lambda y: np.bincount(y, minlength=10)/len(y)],
+        'not solved yet': [lambda y: None],
+        'these are counts': [lambda y: torch.bincount(y, minlength=10)],
+        'do not occur': [lambda y: y.unique(return_counts=True)[1]/len(y)]},
+    ('00_data', 'check_bookkeeping'): {
+        'right': [lambda n, bs: (-(-n//bs), (n - 1) % bs + 1),
+                  lambda n, bs: [-(-n//bs), (n - 1) % bs + 1]],
+        'not solved yet': [lambda n, bs: None],
+        'the short one counts': [lambda n, bs: (n//bs, n % bs or bs)],
+        'two are asked': [lambda n, bs: -(-n//bs)]},
+    ('00_data', 'check_cut'): {
+        'right': [lambda x, y, bs: [*zip(x.split(bs), y.split(bs))],
+                  lambda x, y, bs: zip(x.split(bs), y.split(bs))],
+        'not solved yet': [lambda x, y, bs: None],
+        'at the end is missing': [lambda x, y, bs: [*zip(x[:6].split(bs), y[:6].split(bs))]],
+        'labels of other rows': [lambda x, y, bs: [(xb, y[:len(xb)]) for xb in x.split(bs)]]},
+    ('03_training', 'check_train_loop'): {
+        'right': [loop, by_grad],
+        'not solved yet': [lambda *args: None],
+        'pile up': [lambda *args: loop(*args, forget=False)],
+        'it climbs': [lambda net, b, lr: loop(net, b, -lr)],
+        'lr is missing': [lambda net, b, lr: loop(net, b, 1.)],
+        'only the last loss': [lambda *args: late(*args, forget=True)],
+        'one step': [lambda *args: late(*args, forget=False)],
+        'biases': [lambda *args: loop(*args, part=slice(0, None, 2))],
+        'last layer': [lambda *args: loop(*args, part=slice(2, None))],
+        'is a sum': [lambda *args: loop(*args, reduction='sum')],
+        'not probabilities': [lambda *args: loop(*args, soft=True)],
+        'the right one has': [lambda net, b, lr: loop(net, b, lr/3)],
+        'ZeroDivision': [lambda *args: 1/0]},
+    ('03_training', 'check_gradient_in_parts'): {
+        'right': [pieced(lambda k, n: k/n), pieced(lambda k, n: k/n, limit=3)],
+        'not solved yet': [lambda *args: None],
+        'old gradients': [pieced(lambda k, n: k/n, before=False)],
+        'a sum of means': [pieced(lambda k, n: 1)],
+        'divide by the number': [pieced(lambda k, n: k)],
+        'a mean of means': [pieced(lambda k, n: 1/3)],
+        '10 rows': [pieced(lambda k, n: k/n, limit=10), at_the_end],
+        'forget once': [pieced(lambda k, n: k/n, between=True)],
+        'last piece alone': [pieced(lambda k, n: 1, between=True)],
+        'shape': [lambda *args: [torch.ones(3)]],
+        'ends with': [lambda *args: 1/0, lambda *args: []]},
+    ('03_training', 'check_momentum_step'): {
+        'right': [in_place, lambda w, v, g, lr, b: [w - lr*(b*v + g), b*v + g]],
+        'not solved yet': [lambda *args: None],
+        'climbs': [lambda w, v, g, lr, b: (w + lr*(b*v + g), b*v + g)],
+        'old v': [lambda w, v, g, lr, b: (w - lr*v, b*v + g)],
+        'no memory': [lambda w, v, g, lr, b: (w - lr*g, g)],
+        'along g': [lambda w, v, g, lr, b: (w - lr*g, b*v + g)],
+        'returns the old v': [lambda w, v, g, lr, b: (w - lr*(b*v + g), v)],
+        'v first': [lambda w, v, g, lr, b: (b*v + g, w - lr*(b*v + g))],
+        'lr is in v': [lambda w, v, g, lr, b: (w - (b*v + lr*g), b*v + lr*g)],
+        'nothing is forgotten': [lambda w, v, g, lr, b: (w - lr*(v + g), v + g)],
+        '1 - beta': [lambda w, v, g, lr, b: (w - lr*(b*v + (1 - b)*g), b*v + (1 - b)*g)],
+        'the new w and the new v': [lambda w, v, g, lr, b: w - lr*v],
+        'shape': [lambda w, v, g, lr, b: (1, 2)],
+        'ends with': [lambda *args: 1/0]}}
+
+
+@pytest.mark.parametrize('stem, check', ANSWERS, ids=lambda name: name)
+def test_what_the_check_says(stem, check):
+    for words, answers in ANSWERS[stem, check].items():
+        for number, answer in enumerate(answers):
+            got = chapter(stem)[check](answer)
+            assert words in got and got.startswith('right') == (words == 'right'), (words, number)
+
+
+CASES = [('right: it is', torch.tensor([1., 2.])), ('not right: turned', torch.tensor([2., 1.])),
+         ('not right: nan', torch.tensor([nan, 2.]))]
+
+
+@pytest.mark.parametrize('result, words', (
+    (None, 'not solved yet'), (..., 'not solved yet'), ([1, 2], 'right: it is'),
+    (np.array([[1., 2.]]), 'right: it is'), (torch.tensor([1, 2]).half(), 'right: it is'),
+    (torch.tensor([1., 2.], requires_grad=True), 'right: it is'), ((2, 1), 'not right: turned'),
+    ([nan, 2], 'not right: nan'), ([1, 3], r'not right: your result has 3 at \[1\], where .* 2$'),
+    ([1, 2, 3], r'not right: the shape of your result is \(3,\), and should be \(2,\)'),
+    ('x', 'not right: it ends with .*Error')))
+def test_verdict(result, words):
+    assert re.match(words, verdict(lambda: result, CASES))
+
+
+def test_verdict_of_an_error_and_of_one_number():
+    words = verdict(lambda: 1/0, CASES)
+    assert words == 'not right: it ends with ZeroDivisionError: division by zero'
+    assert verdict(lambda: 4, [('right', 3.)]) == (
+        'not right: your result has 4, where the right one has 3')

@@ -1,5 +1,5 @@
-"""The package: what the notebooks export and nothing else, borders kept, and it installs and runs
-from the wheel and from the source archive."""
+"""The package: what the notebooks export and nothing else, the rules of the house kept, and it
+installs and runs from the wheel and from the source archive."""
 import ast
 import filecmp
 import json
@@ -12,6 +12,7 @@ import tarfile
 import venv
 import zipfile
 from configparser import ConfigParser
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def test_ruff():
 
 @pytest.mark.parametrize('schema, pattern', [
     ('vendor.github-workflows', '.github/workflows/*.yaml'),
+    ('vendor.dependabot', '.github/dependabot.yml'),
     ('vendor.citation-file-format', 'CITATION.cff')])
 def test_files_for_github_fit_their_schemas(schema, pattern):
     files = list(ROOT.glob(pattern))
@@ -97,13 +99,13 @@ def test_files_for_github_fit_their_schemas(schema, pattern):
 
 
 def test_one_version(settings):
+    "It stands in settings.ini, where nbdev takes it from, and in the changelog."
     version = settings['version']
     assert f'__version__ = "{version}"' in (ROOT/'mnist_mb/__init__.py').read_text()
-    assert f'\nversion: {version}\n' in (ROOT/'CITATION.cff').read_text()
     changes = (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
     assert re.search(r'^## (\S+)', changes, re.M)[1] == version
-    home = (ROOT/'nbs/index.ipynb').read_text(encoding='utf-8')
-    assert f'version = {{{version}}}' in home and f'This is version {version}.' in home
+    for name in ('CITATION.cff', 'nbs/index.ipynb', 'setup.py', 'pyproject.toml'):
+        assert version not in (ROOT/name).read_text(encoding='utf-8'), name
 
 
 def test_the_license_is_there(settings):
@@ -148,7 +150,7 @@ def test_the_home_page_gives_an_honest_time(path):
     assert said and abs(int(said[1]) - minutes) < 2 + 0.15*minutes, f'{minutes:.0f} minutes'
 
 
-# --- borders between the modules -------------------------------------------------------------
+# --- the rules of the house ------------------------------------------------------------------
 
 def from_ours(tree):
     "Pairs (module, name) of what a module imports from others of this package."
@@ -172,9 +174,12 @@ def test_there_are_modules():
 
 
 @pytest.mark.parametrize('name', MODULES)
-def test_no_private_name_crosses_a_border(name):
-    crossing = [(module, what) for module, what in from_ours(MODULES[name]) if what[0] == '_']
-    assert not crossing
+def test_what_another_module_imports_is_offered(name):
+    "It is in that module's __all__, so that no private name crosses a border."
+    crossing = {(module, what) for module, what in from_ours(MODULES[name])
+                if module in MODULES and what != module}
+    assert not {(module, what) for module, what in crossing
+                if what not in exported(MODULES[module])}
 
 
 @pytest.mark.parametrize('name', MODULES)
@@ -192,19 +197,73 @@ def test_imports_run_one_way():
     assert not uses, f'a circle, or a module that is not there: {uses}'
 
 
+def is_guard(node):
+    "Does this only refuse, warn or catch?"
+    match node:
+        case ast.If(body=[*_, ast.Raise()], orelse=[]) | ast.ExceptHandler():
+            return True
+        case ast.Expr(value=ast.Call(func=ast.Name(id=name))) | ast.FunctionDef(name=name):
+            return name.lstrip('_').startswith('check')
+    return False
+
+
+merging = pytest.mark.xfail(strict=False, reason='until the other rooms are merged')
+
+
+@merging
+def test_at_most_a_tenth_of_the_lines_are_guards():
+    guards, lines = set(), 0
+    for name, tree in MODULES.items():
+        source = (ROOT/f'mnist_mb/{name}.py').read_text(encoding='utf-8')
+        lines += len(re.findall(r'^ *[^\s#]', source, re.M))
+        guards |= {(name, line) for node in ast.walk(tree) if is_guard(node)
+                   for line in range(node.lineno, node.end_lineno + 1)}
+    assert len(guards) <= 0.1*lines, f'{len(guards)} of {lines}'
+
+
+@merging
+def test_at_most_sixty_raises():
+    raises = {name: sum(isinstance(node, ast.Raise) for node in ast.walk(tree))
+              for name, tree in MODULES.items()}
+    assert sum(raises.values()) <= 60, raises
+
+
+def complexity(function):
+    "One way through, and one more for each branch."
+    ways = 1
+    for node in ast.walk(function):
+        ways += isinstance(node, ast.If | ast.IfExp | ast.For | ast.While | ast.ExceptHandler
+                           | ast.match_case | ast.comprehension)
+        ways += len(getattr(node, 'ifs', ()))
+        ways += len(node.values) - 1 if isinstance(node, ast.BoolOp) else 0
+    return ways
+
+
+@merging
+def test_at_most_two_functions_are_complex():
+    ways = {f'{name}.{node.name}': complexity(node) for name, tree in MODULES.items()
+            for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    assert len(ways) > 50
+    assert sum(n > 10 for n in ways.values()) <= 2, {f: n for f, n in ways.items() if n > 10}
+
+
+OPTIONAL = {'IPython', 'jax', 'keras', 'sklearn', 'threadpoolctl'}  # used where there is one
+
+
 def test_what_is_imported_is_required_and_the_other_way_round(settings):
-    used = set()
+    used, owners = set(), packages_distributions()
     for tree in MODULES.values():
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 used |= {a.name.split('.')[0] for a in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 used.add(node.module.split('.')[0])
-    used -= {*sys.stdlib_module_names, 'mnist_mb'}
-    used -= {'sklearn', 'threadpoolctl', 'IPython', 'jax', 'keras'}  # used where there is one
-    used = {{'PIL': 'pillow'}.get(name, name) for name in used}
+    used -= {*sys.stdlib_module_names, 'mnist_mb'} | OPTIONAL
+    used = {owners.get(name, [name])[0].lower().replace('_', '-') for name in used}
+    if 'to_markdown(' in ''.join(map(ast.unparse, MODULES.values())):
+        used.add('tabulate')  # pandas imports it for that
     required = {re.split(r'[<>=]', r)[0] for r in settings['requirements'].split()}
-    assert used | {'tabulate'} == required  # which pandas imports for to_markdown
+    assert used == required
 
 
 # --- importing and installing ----------------------------------------------------------------
@@ -221,7 +280,7 @@ before = state()
 for name in sys.argv[1:]:
     importlib.import_module(f'mnist_mb.{name}')
 assert before == state(), 'an import changed global state'
-late = {'matplotlib', 'IPython', 'sklearn', 'pooch', 'requests'} & set(sys.modules)
+late = {'matplotlib', 'IPython', 'sklearn', 'skimage', 'pooch', 'requests'} & set(sys.modules)
 assert not late, f'imported too early: {late}'
 '''
 
@@ -274,7 +333,6 @@ def test_the_wheel_installs_and_trains_elsewhere(built, tmp_path):
             sh(python, '-m', 'pip', 'install', *options, cwd=nowhere)
         said = sh(train, '--data', 'drawn', '--epochs', '1', cwd=nowhere, **env)
         assert re.search(r'^data: drawn, .*\n(.*\n)*test accuracy 0\.9', said, re.M), said
-    assert '--rounds' in sh(bin/'mnist_mb_bench', '--help', cwd=nowhere)
     where = 'import sys, importlib as i\nfor n in sys.argv[1:]: print(i.import_module(n).__file__)'
     files = sh(python, '-c', where, *(f'mnist_mb.{name}' for name in MODULES), cwd=nowhere, **env)
     assert len(files.split()) == len(MODULES)
