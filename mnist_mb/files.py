@@ -124,18 +124,13 @@ def _spellings(folder: Path, file: str, name: str) -> Iterator[Path]:
             yield from (folder/path, folder/_TORCHVISION[name]/path)
 
 # %% ../nbs/11_files.ipynb #08fc6361
-def _read(path: Path) -> bytes:
-    "What a file holds; of a huge one, enough to see that it is."
-    with open(path, 'rb') as file:
-        return file.read(_MOST + 1)
-
 def _read_idx(folder: Path, file: str, name: str) -> np.ndarray:
     "The array in the first file of a folder that is the right one."
     wrong = []
     for path in _spellings(folder, file, name):
         if path.is_file():
             try:
-                return parse_idx(verify(_read(path), file, name))
+                return parse_idx(verify(path.read_bytes(), file, name))
             except (OSError, ValueError) as e:
                 wrong.append(f'{path.name}: {e}')
     raise DataError('; '.join(wrong) or f'it lacks {file} or {file}.gz')
@@ -153,6 +148,8 @@ class ArrayUnpickler(pickle.Unpickler):
         asked = f'{module}.{name}'
         if asked not in self.allowed:
             raise DataError(f'the pickle asks for {asked}: it is not run')
+        if asked == 'numpy.dtype':  # NumPy warns of the 0 and 1 of Python 2
+            return lambda kind, *_: np.dtype(kind, copy=True)
         return super().find_class(module, name)
 
 # %% ../nbs/11_files.ipynb #4a880eb9
@@ -174,7 +171,7 @@ def _from_npz(content: bytes) -> list[np.ndarray]:
 # %% ../nbs/11_files.ipynb #700c15f2
 def _read_whole(path: Path, name: str) -> list[np.ndarray]:
     "The four arrays from a pickle or from Keras' file, verified."
-    content = _unzip(_read(path))
+    content = _unzip(path.read_bytes())
     parse = _from_npz if content[:2] == b'PK' else _from_pickle
     try:
         x, y, xt, yt = [a.astype(np.uint8) for a in parse(content)]
@@ -232,7 +229,6 @@ def _pooch():
         import pooch
     return pooch
 
-# %% ../nbs/11_files.ipynb #a0888b0f
 def _cache_folder() -> Path:
     "Where data that was fetched or drawn is kept."
     pooch = _pooch()

@@ -1,7 +1,9 @@
 """The faults 1 to 16 of chapter 13's table, as people meet them: through fit and evaluate."""
+import json
 import re
 import warnings
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from mnist_mb.training import Model, PlainSGD, evaluate, fit
+
+ROOT = Path(__file__).parent.parent
 
 quiet = partial(fit, epochs=2, progress=False)
 Y = torch.arange(130) % 10
@@ -252,3 +256,13 @@ def test_an_error_of_the_model_keeps_its_type():
             raise KeyError('mine')
     assert 'mine' in refused(lambda: quiet(Failing(784, 10), PAIR), KeyError)
     assert len(quiet(net(), PAIR, opt_func=PlainSGD)) == 2
+
+
+def test_each_fault_of_the_table_has_a_test():
+    "Chapter 13 lists at most forty faults, each with its door and a test that there is."
+    nb = json.loads((ROOT/'nbs/13_checks.ipynb').read_text(encoding='utf-8'))
+    text = '\n'.join(''.join(cell['source']) for cell in nb['cells'])
+    rows = re.findall(r'^\| (\d+) \|.*\| `(test_\w+\.py)::(\w+)` \|$', text, re.M)
+    assert [int(number) for number, _, _ in rows] == [*range(1, 41)]
+    for _, file, name in rows:
+        assert re.search(rf'^def {name}\(', (ROOT/'tests'/file).read_text(), re.M), name
