@@ -184,7 +184,7 @@ def test_the_command_prints_and_writes_under_torchrun_what_it_does_alone(start, 
             for run in (one, two)]
     assert told[0] == told[1] and len(told[0]) == 5
     one, two = (torch.load(tmp_path/f'{k}.pt', weights_only=True) for k in ('one', 'two'))
-    assert farthest(one, two) < 5e-3  # float32, and training magnifies
+    assert 0 < farthest(one, two) < 5e-3  # sums in another order: float32, and training magnifies
     code, out, err = ended(start(*TORCHRUN, *command, '--save', 'no/such/folder/a.pt'))
     assert code == 1 and out == '' and err.count("can't write no/such") == 1
 
