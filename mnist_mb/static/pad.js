@@ -6,13 +6,9 @@ const CODE = 'PAD_CODE';
 
 const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
 
-// Weights travel as text: base64 of whole numbers, with a scale for each row
-function unpack({weight, scale, bias, relu}, bits) {
-  const Whole = bits === 8 ? Int8Array : Int16Array;
-  const rows = weight.map((text, i) =>
-    Float32Array.from(new Whole(bytes(text).buffer), q => q * scale[i]),
-  );
-  return {rows, bias, relu};
+// Weights travel as text: base64 of float32, row by row
+function unpack({weight, bias, relu}) {
+  return {rows: weight.map(text => new Float32Array(bytes(text).buffer)), bias, relu};
 }
 
 // The results of all layers, the pixels first and the logits last
@@ -565,7 +561,7 @@ function react(pad) {
 // for readers without scripts.
 function mount(root) {
   const config = JSON.parse(root.querySelector('script').textContent);
-  const layers = config.layers.map(layer => unpack(layer, config.bits));
+  const layers = config.layers.map(unpack);
   const examples = config.examples.map(({label, image}) => ({
     label,
     image: bytes(image),
