@@ -15,7 +15,7 @@ import torch
 from running import ROOT, read
 from torch import nn
 
-from mnist_mb.checks import verdict
+from mnist_mb.exercises import verdict
 from mnist_mb.data import (
     CLASSES, DataError, drawn_digits, get_data, load_mnist, make_splits, show_images)
 from mnist_mb.drawing import draw
