@@ -42,7 +42,7 @@ setup(
         f"Natural Language :: {cfg['language']}",
     ],
     packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
-    package_data={cfg['lib_name']: ['static/*']},
+    package_data={cfg['lib_name']: ['py.typed', 'static/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},
