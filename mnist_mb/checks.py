@@ -16,7 +16,7 @@ from torch import Tensor
 
 # %% ../nbs/13_checks.ipynb #b8c1883d
 def check_data(
-    data: tuple | Iterable,  # a pair (x, y), or minibatches
+    data: tuple | Iterable | None,  # a pair (x, y), minibatches, nothing
     name: str = 'data',  # what the caller calls it
     floats: bool = False,  # may y be floats, such as probabilities?
 ) -> None:

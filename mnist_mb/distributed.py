@@ -49,7 +49,7 @@ def distributed_epoch(
         optimizer.step()
         total, rows = total + len(xb)/size*loss.detach(), rows + len(xb)
     dist.all_reduce(total)
-    return (total/rows).item()
+    return float(total/rows)
 
 # %% ../nbs/08_distributed.ipynb #95116c33
 @contextmanager

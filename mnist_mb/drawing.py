@@ -149,8 +149,8 @@ def draw(
             for d, v in STROKES.items() for s, w in v.items()]
     digit, share, strokes = zip(*ways)
     control, weights, ink = map(torch.stack, zip(*map(blueprint, strokes)))
-    share = torch.tensor(share, dtype=float32)
-    way = torch.multinomial(share, n, True, generator=generator)
+    chances = torch.tensor(share, dtype=float32)
+    way = torch.multinomial(chances, n, True, generator=generator)
     width = torch.randn(n, generator=generator, dtype=float32)
     width = 2.4*(0.28*width).exp()
     soft = 0.9 + 0.6*torch.rand(n, generator=generator, dtype=float32)
