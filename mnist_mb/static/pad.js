@@ -121,7 +121,7 @@ function boundingBox(ink) {
   return right < 0 ? null : {left, top, width: right - left + 1, height: bottom - top + 1};
 }
 
-// As `as_mnist` in Python: the longer side becomes 20 pixels, the center of mass goes to (14, 14)
+// As in Python: the longer side becomes 20 pixels, the center of mass goes to (14, 14)
 function centered(ink, box) {
   const longer = Math.max(box.width, box.height);
   const fit = size => Math.max(1, Math.floor((20 * size) / longer + 0.5));
