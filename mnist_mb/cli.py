@@ -25,7 +25,7 @@ from .data import get_data, show_images
 from .distributed import distributed_epoch, process_group
 from .evaluation import accuracy_interval
 from .files import check_output, user_path, write_whole
-from .playground import as_mnist, find_ink, sketchpad
+from .playground import centered, find_ink, sketchpad
 from .softmax import softmax
 from .speed import manual_epoch
 from .training import (
@@ -226,14 +226,16 @@ def mnist_mb_predict(
     model, pictures, digits = _load(weights), [], []
     for path in paths:
         try:
-            ink, dark = find_ink(path)
-            x = as_mnist(ink)
-        except (ValueError, OSError) as e:
+            with warnings.catch_warnings(record=True) as doubts:
+                ink, dark = find_ink(path)
+            x = centered(ink)
+        except ValueError as e:
             print(f'mnist_mb_predict: {path}: {e}', file=sys.stderr)
             continue
         probs = softmax(model(x[None]).detach().double())[0]
         kind = 'dark ink on light' if dark else 'light ink on dark'
-        print(f'{path}: {_reading(probs)}; {kind} paper')
+        more = (f'; {doubt.message}' for doubt in doubts)
+        print(f'{path}: {_reading(probs)}; {kind} paper', *more, sep='')
         pictures.append(x)
         digits.append(probs.argmax())
     if seen and pictures:

@@ -216,6 +216,15 @@ def test_it_reads_pictures(run, saved):
     assert Image.open('seen.png').format == 'PNG'
 
 
+def test_it_says_what_is_doubtful_about_the_ink(run, saved):
+    page = Image.open(seven('two.png'))
+    ImageDraw.Draw(page).line([(160, 30), (160, 120)], 'navy', 14)
+    page.save('two.png')
+    code, out, err = run('predict', saved, 'two.png')
+    assert (code, err) == (0, '')
+    assert re.fullmatch(r'two.png: \d, .* paper; check the ink: it is in 2 parts\n', out), out
+
+
 def test_it_reads_what_it_was_trained_on(run, saved, drawn):
     x, y = (t[:40] for t in drawn[0])
     for i, image in enumerate(x):
