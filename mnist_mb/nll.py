@@ -6,60 +6,22 @@
 __all__ = ['nll', 'cross_entropy']
 
 # %% ../nbs/02_nll.ipynb #d2ed568b
-import torch
 from torch import Tensor
 
-from .checks import check_cross_entropy, check_nll
 from .softmax import log_softmax
 
-# %% ../nbs/02_nll.ipynb #84e70112
+# %% ../nbs/02_nll.ipynb #3e9aa32e
 def nll(
     log_probs: Tensor,  # log-probabilities, (n, c)
-    target: Tensor,  # class numbers from 0 to c-1, (n,)
-    check: bool = True,  # look at the values, and not at shapes only?
+    target: Tensor,  # class numbers from 0 to c-1, (n,), int64
 ) -> Tensor:  # the mean over the rows, in the dtype of log_probs
     "Minus the mean of each row's log-probability of its own class."
-    check_nll(log_probs, target, check)
-    return -log_probs.gather(1, target.long()[:, None]).mean()
+    return -log_probs.gather(1, target[:, None]).mean()
 
-# %% ../nbs/02_nll.ipynb #c80ef67e
+# %% ../nbs/02_nll.ipynb #dd5164a2
 def cross_entropy(
     logits: Tensor,  # scores before softmax, (n, c)
-    target: Tensor,  # class numbers, (n,), or probabilities, (n, c)
-    *,
-    weight: Tensor | None = None,  # how much each class counts, (c,)
-    ignore_index: int | None = None,  # class number of rows to leave out
-    reduction: str = 'mean',  # 'mean', 'sum', or 'none' for a loss per row
-    label_smoothing: float = 0.,  # share of the target for all classes
-    check: bool = True,  # look at values? Else, out of range costs 0
-) -> Tensor:  # one number, or (n,); in the dtype of logits
+    target: Tensor,  # class numbers from 0 to c-1, (n,), int64
+) -> Tensor:  # the mean over the rows, in the dtype of logits
     "Cross entropy of the softmax of `logits` with `target`."
-    check_cross_entropy(logits, target, weight, ignore_index, reduction,
-                        label_smoothing, check)
-    x = logits if logits.dtype == torch.float64 else logits.float()
-    c, soft = x.shape[1], target.is_floating_point()
-    classes = torch.arange(c, device=target.device)
-    t = (target if soft else target.long()[:, None] == classes).to(x.dtype)
-    q = (1 - label_smoothing)*t + label_smoothing/c
-    if ignore_index is not None:
-        out = (target.long() == ignore_index)[:, None]
-        x, t, q = (v.masked_fill(out, 0.) for v in (x, t, q))
-    w = torch.ones_like(x[0]) if weight is None else weight.to(x.dtype)
-    log_probs = log_softmax(x)
-    unasked = (q == 0) & log_probs.isneginf()
-    losses = -(w*q*log_probs.masked_fill(unasked, 0.)).sum(1)
-    if reduction == 'mean':
-        total = len(t) if soft else (w*t).sum()
-        losses = losses.sum() / _counted(total, check)
-    elif reduction == 'sum':
-        losses = losses.sum()
-    return losses.to(log_softmax(logits[:0]).dtype)
-
-# %% ../nbs/02_nll.ipynb #29dcf63c
-def _counted(total, check):
-    "How much all rows count together, by which the mean divides."
-    if check and total == 0:
-        raise ValueError('no row of this batch counts, since all are '
-                         'ignored or have weight 0: skip it, for the mean '
-                         'of nothing is no number')
-    return total
+    return nll(log_softmax(logits), target)

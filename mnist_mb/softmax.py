@@ -9,39 +9,14 @@ __all__ = ['softmax', 'log_softmax', 'logsumexp']
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_softmax.ipynb #91f6f654
-def _wide(x, dim=-1):
-    "`x` in float32, or in float64 if that is what it has."
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        seen = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f'x is of type {seen}, and softmax needs floats: '
-                        'pass torch.as_tensor(x).float()')
-    if dim is None or isinstance(dim, list | tuple):
-        raise TypeError(f'dim is {dim!r}, and the classes are in one dim')
-    return x if x.dtype == torch.float64 else x.float()
-
-def _as_given(res, x):
-    "`res` in the dtype of `x`; under autocast as it is."
-    kind = x.device.type
-    wide = (torch.amp.is_autocast_available(kind)
-            and torch.is_autocast_enabled(kind))
-    return res if wide else res.to(x.dtype)
-
-# %% ../nbs/01_softmax.ipynb #43dc1f6b
-def _peak(x, dim):
-    "The maximum of `x` along `dim`, as a constant to shift by."
-    x = x.detach()
-    return x.amax(dim, keepdim=True) if x.numel() else x.new_zeros(())
-
 # %% ../nbs/01_softmax.ipynb #51985528
 def softmax(
     x: Tensor,  # logits, any shape, any float dtype
     dim: int = -1,  # the dim of the classes
 ) -> Tensor:  # shape and dtype of x; adds up to 1 along dim
     "The exponentials of `x`, divided by their sum along `dim`."
-    z = _wide(x, dim)
-    e = (z - _peak(z, dim)).exp()
-    return _as_given(e / e.sum(dim, keepdim=True), x)
+    e = (x - x.detach().amax(dim, keepdim=True)).exp()
+    return e / e.sum(dim, keepdim=True)
 
 # %% ../nbs/01_softmax.ipynb #403caffa
 def log_softmax(
@@ -49,32 +24,16 @@ def log_softmax(
     dim: int = -1,  # the dim of the classes
 ) -> Tensor:  # shape and dtype of x; log-probabilities, none above 0
     "The logarithm of the softmax of `x`, safe for logits of any size."
-    z = _wide(x, dim)
-    z = z - _peak(z, dim)
-    return _as_given(z - z.exp().sum(dim, keepdim=True).log(), x)
-
-# %% ../nbs/01_softmax.ipynb #5cce0fda
-def _floats(x):
-    "`x`, with whole numbers as floats."
-    whole = isinstance(x, Tensor) and not (
-        x.is_floating_point() or x.is_complex())
-    return x.to(torch.get_default_dtype()) if whole else x
-
-def _dims(x, dim):
-    "`dim` as sums and `squeeze` take it."
-    dim = tuple(dim) if isinstance(dim, list) else dim
-    return tuple(range(x.ndim)) if dim == () else dim
+    z = x - x.detach().amax(dim, keepdim=True)
+    return z - z.exp().sum(dim, keepdim=True).log()
 
 # %% ../nbs/01_softmax.ipynb #4d188e69
 def logsumexp(
-    x: Tensor,  # any shape; whole numbers are taken as floats
-    dim: int | tuple[int, ...] = -1,  # one dim or several; (): all
-    keepdim: bool = False,  # keep dim, with size 1?
+    x: Tensor,  # any shape, any float dtype
+    dim: int = -1,  # the dim to sum over
 ) -> Tensor:  # the shape of x without dim
     "The logarithm of the sum of the exponentials of `x` along `dim`."
-    x = _floats(x)
-    z, dim = _wide(x), _dims(x, dim)
-    big = torch.finfo(z.dtype).max
-    a = _peak(z, dim).clamp(-big, big)
-    res = a + (z - a).exp().sum(dim, keepdim=True).log()
-    return _as_given(res if keepdim else res.squeeze(dim), x)
+    a = x.detach().amax(dim, keepdim=True)
+    a = a.masked_fill(a.isinf(), 0.)
+    res = a + (x - a).exp().sum(dim, keepdim=True).log()
+    return res.squeeze(dim)
