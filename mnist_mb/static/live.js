@@ -46,8 +46,8 @@ const MISTAKES = {
   none: [],
   'gradients not cleared': [5, 'p.grad.zero_()', 'left out'],
   'pixels to 255': [1, 'preds = model(256*xb)', 'not from 0 to 1'],
-  'sorted by label': [0, 'xb, yb = x[rows], y[rows]', 'all zeros, then ones, …'],
-  'labels one row late': [0, 'xb, yb = x[rows], y[rows - 1]', 'the labels of others'],
+  'sorted by label': [0, 'xb, yb = x[rows], y[rows]', 'in order'],
+  'labels one row late': [0, 'xb, yb = x[rows], y[rows - 1]', 'wrong labels'],
   'no ReLU': [1, 'preds = model(xb)', 'without its ReLU'],
 };
 
@@ -199,7 +199,8 @@ function colorsOf(all) {
   const dark = ink[1] > 128;
   all.classList.toggle('dark', dark);
   const paper = dark ? [21, 25, 29] : [255, 255, 255];
-  return {ink, paper, blue: color('blue'), orange: color('orange')};
+  // on black, weak colors would be lost
+  return {ink, paper, blue: color('blue'), orange: color('orange'), power: dark ? 0.6 : 1};
 }
 
 const css = (color, alpha = 1) => `rgb(${color.join(' ')} / ${alpha})`;
@@ -268,9 +269,13 @@ function drawBatch(canvas, {levels}, {rows, guesses, target}, {ink, paper, blue,
 // The weights of each hidden unit, on a fixed scale; dead units are crossed out
 const STRONG = 0.15;
 
-function drawWeights(canvas, {w1, b1}, dead, {ink, paper, blue, orange}) {
+function drawWeights(canvas, {w1, b1}, dead, {ink, paper, blue, orange, power}) {
   const {context, width, height} = sheet(canvas);
-  const weights = mosaic(b1.length, 10, 1, (n, i) => w1[784 * n + i] / STRONG, blue, orange);
+  const weight = (n, i) => {
+    const w = w1[784 * n + i] / STRONG;
+    return Math.sign(w) * Math.abs(w) ** power;
+  };
+  const weights = mosaic(b1.length, 10, 1, weight, blue, orange);
   context.imageSmoothingEnabled = false;
   context.drawImage(weights, 0, 0, width, height);
   context.strokeStyle = css(ink, 0.8);
@@ -341,10 +346,10 @@ function drawLoss(canvas, run, before, colors) {
   line([[0, Math.log(10)], [last, Math.log(10)]], css(ink, 0.55), 1, [4, 4]); // prettier-ignore
   text('2.30: a blind guess', px(last), py(2.3) - 5, 'right');
   text('step', px(last / 4), canvas.clientHeight - 4, 'center');
-  for (const {step: v, words} of run.marks) {
+  run.marks.forEach(({step: v, words}, i) => {
     line([[v, 0], [v, 3]], css(ink, 0.4), 1, [1, 3]); // prettier-ignore
-    text(words, px(v) + 3, py(2.75), 'left');
-  }
+    text(words, px(v) + 3, py(2.75 - 0.25 * (i % 3)), 'left');
+  });
   context.fillStyle = css(ink, 0.45);
   run.losses.forEach((loss, i) => {
     const above = loss > 3 ? 5 : 0;
@@ -387,7 +392,7 @@ const ROOM = `<div class="buttons"><button class="train">Train</button>
 // The loop as it is now: what differs from chapter 03 is marked, what is missing is struck out
 function showLoop({e, set, batch}) {
   const lines = [
-    ['xb, yb = x[rows], y[rows]', `${set.rows} of 4,000, shuffled`],
+    ['xb, yb = x[rows], y[rows]', `${set.rows} at random`],
     ['preds = model(xb)', `${batch.right} of ${batch.rows.length} right`],
     ['loss = loss_func(preds, yb)', batch.loss.toFixed(3)],
     ['loss.backward()', '39,760 derivatives'],
@@ -627,7 +632,7 @@ function sharesOf(scores, {temperature, plus, shift}) {
 
 function brief(v) {
   if (v === Infinity) return 'inf';
-  return v >= 1e5 || (v > 0 && v < 1e-3) ? v.toExponential(1) : `${Number(v.toPrecision(3))}`;
+  return v >= 999 || (v > 0 && v < 1e-3) ? v.toExponential(1) : v.toPrecision(3);
 }
 
 const slider = (name, low, high, step, value) =>
@@ -635,7 +640,7 @@ const slider = (name, low, high, step, value) =>
    step="${step}" value="${value}">`;
 const SCORE = `<tr><th scope="row"></th><td>${slider('score', -5, 5, 0.01, 0)}</td><td></td><td></td>
   <td></td><td class="share"><span><i></i></span><span></span></td></tr>`;
-const SOFTMAX = `<table><thead><tr><td></td><td></td><th>score</th><th>in exp</th><th>exp</th>
+const SOFTMAX = `<table><thead><tr><td></td><td></td><th>score</th><th>exponent</th><th>exp</th>
   <th>share</th></tr></thead><tbody class="scores"></tbody></table><div class="choices">
   <label><input type="checkbox" class="plus"> +100 to all</label>
   <label><input type="checkbox" class="shift"> subtract the largest</label>
@@ -723,7 +728,7 @@ const descend = (table, at, rate) => at + (rate * slopeAt(table, at)) / slopeAt(
 const RATES = [0.1, 0.5, 1, 1.5];
 const SLICE = `<div class="buttons"><button class="train">Step</button><span>rate</span>
   ${RATES.map(rate => `<button class="rate">${rate}</button>`).join(' ')}</div>
-  ${picture('curve', 'The loss along the gradient')}`;
+  ${picture('curve', 'Loss along the gradient, after a step of length t')}`;
 
 function sliceFigure(all, {table}) {
   const e = fill(all, SLICE);
@@ -731,8 +736,13 @@ function sliceFigure(all, {table}) {
   const [low, high] = [table.t[0], table.t.at(-1)];
   const tenths = v => Math.round(10 * v) / 10;
   const bottom = Math.floor(10 * Math.min(...table.loss)) / 10;
-  const top = tenths(bottom + 0.5);
-  const axes = {x: [low, high], y: [bottom, top], xTicks: [-1, 0, 1, 2], yTicks: [bottom, top]};
+  const top = tenths(bottom + 0.3);
+  const axes = {
+    x: [low, high],
+    y: [bottom, top],
+    xTicks: [-1, 0, 1, 2],
+    yTicks: [0, 1, 2, 3].map(i => tenths(bottom + i / 10)),
+  };
   const inside = at => at >= low && at <= high;
   const state = {rate: 0.5, path: [0]};
   const show = () => {
