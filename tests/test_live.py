@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -85,7 +86,7 @@ def test_weights_and_order_are_those_of_a_seed():
     assert numbers(order).long().equal(torch.randperm(4000, generator=generator))
 
 
-def by_autograd(rate=0.5, rows=50, mistake='none', steps=100):
+def by_autograd(rate, rows, mistake, steps, inFileOrder=False):
     "The room's loop by PyTorch: the losses before each step, the model, the new images as it sees them."
     (x, y), (x_new, y_new) = live_digits()
     scale = 256 if mistake == 'pixels to 255' else 1
@@ -97,8 +98,9 @@ def by_autograd(rate=0.5, rows=50, mistake='none', steps=100):
         model.layers[1] = torch.nn.Identity()
     for _ in range(steps):
         if not order:
-            shuffled = torch.randperm(4000, generator=generator)
-            order = [*(by_label if mistake == 'sorted by label' else shuffled).split(rows)]
+            whole = torch.randperm(4000, generator=generator)
+            whole = by_label if mistake == 'sorted by label' else whole
+            order = [*(torch.arange(4000) if inFileOrder else whole).split(rows)]
         batch = order.pop(0)
         loss = F.cross_entropy(model(x[batch]), y[batch])
         loss.backward()
@@ -113,7 +115,7 @@ def by_autograd(rate=0.5, rows=50, mistake='none', steps=100):
 
 CASES = [  # what is chosen, and how far apart losses and parameters may be after 100 steps
     ({}, 1e-5), ({'rate': 0.1, 'rows': 10}, 1e-5), ({'rate': 0.1, 'rows': 1}, 1e-5),
-    ({'rows': 250}, 1e-5), ({'rate': 2}, 1e-5), *(
+    ({'rows': 250}, 1e-5), ({'rate': 2}, 1e-5), ({'inFileOrder': True, 'steps': 80}, 1e-5), *(
         ({'mistake': mistake}, 1e-4 if mistake in ('gradients not cleared', 'pixels to 255')
          else 1e-5) for mistake in MISTAKES[1:])]
 
@@ -226,7 +228,7 @@ def test_the_gradient_is_that_of_cross_entropy(p):
 def figures():
     table = pd.Series({t: 1 + (t - 0.5)**2 for t in np.linspace(-1, 2, 31).tolist()})
     return {'room': training_room(rate=2), 'home': draw_and_train(), 'loss': loss_figure(),
-            'softmax': softmax_figure(dog=2.6, plane=0.59, **{'<b>': 1}),
+            'softmax': softmax_figure(dog=2.6, plane=0.59, **{'<b>': -2.07}),
             'slice': slice_figure(table)}
 
 
@@ -284,3 +286,60 @@ def test_readme_gets_pictures_and_no_digits():
     readme = (ROOT/'README.md').read_text(encoding='utf-8')
     assert len(readme.encode()) < 30_000
     assert 'mnist-mb-live' not in readme and 'base64' not in readme
+
+
+# In Chromium
+
+def page(body, theme='light'):
+    "A page in the manner of the site: its theme is a class of the body."
+    style = ('body { color: #1f2429; max-width: 720px; margin: 0 auto; padding: 16px } '
+             'body.quarto-dark { background: #15191d; color: #dde2e8 } @media screen and '
+             '(prefers-color-scheme: dark) { body { background: #15191d; color: #dde2e8 } }')
+    return (f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>figures</title>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<link rel="icon" href="data:,"><style>{style}</style><body>'
+            f'<main><h1>Figures</h1>{body}<p style="margin-top: 1500px">End</p></main></body></html>')
+
+
+def without_digits(html):
+    return re.sub(r'<script type="text/plain".*?</script>', '', html, flags=re.S)
+
+
+def converted(figure):
+    "A notebook with a figure, written, read and converted; '' where there is no nbconvert."
+    try:
+        from nbconvert import HTMLExporter
+    except ImportError:
+        return ''
+    data, metadata = figure._repr_mimebundle_()
+    out = nbformat.v4.new_output('display_data', data, metadata=metadata)
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('figure', outputs=[out])])
+    return HTMLExporter().from_notebook_node(nbformat.reads(nbformat.writes(nb), 4))[0]
+
+
+@pytest.mark.slow
+def test_in_chromium_as_a_reader_uses_them(js, chromium, made, tmp_path):
+    htmls = {name: figure._repr_html_() for name, figure in made.items()}
+    room = training_room()
+    policy = "default-src 'none'; script-src 'unsafe-inline'; img-src data:"
+    inside = (f'<!DOCTYPE html><meta http-equiv="Content-Security-Policy" content="{policy}">'
+              f'<body>{room._repr_html_()}</body>')
+    pages = {
+        'room': page(room._repr_html_()), 
+        'wild': page(room._repr_html_().replace('"rate": 0.5', '"rate": 1e308')),
+        'home': page(htmls['home']), 'empty': page('<div id="output"></div>'),
+        'small': page(htmls['softmax'] + htmls['loss'] + htmls['slice']),
+        'several': page(room._repr_html_() + without_digits(room._repr_html_())
+                        + without_digits(htmls['home'])),
+        'frame': page('<iframe title="room" width="700" height="900" sandbox="allow-scripts" '
+                      f'srcdoc="{escape(inside)}"></iframe>'),
+        'nb': converted(room)}
+    for name, text in pages.items():
+        (tmp_path/f'{name}.html').write_text(text, encoding='utf-8')
+    job = {'folder': str(tmp_path), 'chromium': chromium, 'with': room._repr_html_(),
+           'without': without_digits(room._repr_html_())}
+    (js/'live.json').write_text(json.dumps(job))
+    run = subprocess.run(['node', 'live.mjs'], cwd=js, capture_output=True, text=True, timeout=1800)
+    failed = [line for line in run.stdout.splitlines() if line.startswith('FAIL')]
+    assert not failed and run.returncode == 0, '\n'.join(failed) or run.stderr[-2000:]
+    assert run.stdout.count('ok ') > 45

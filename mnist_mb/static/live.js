@@ -199,8 +199,7 @@ function colorsOf(all) {
   const dark = ink[1] > 128;
   all.classList.toggle('dark', dark);
   const paper = dark ? [21, 25, 29] : [255, 255, 255];
-  // on black, weak colors would be lost
-  return {ink, paper, blue: color('blue'), orange: color('orange'), power: dark ? 0.6 : 1};
+  return {ink, paper, dark, blue: color('blue'), orange: color('orange')};
 }
 
 const css = (color, alpha = 1) => `rgb(${color.join(' ')} / ${alpha})`;
@@ -220,13 +219,15 @@ function sheet(canvas) {
 function mosaic(pictures, columns, gap, value, above, below = above) {
   const side = 28 + gap;
   const image = new ImageData(columns * side, Math.ceil(pictures / columns) * side);
+  const pixel = new Uint32Array(image.data.buffer);
+  const [positive, negative] = [above, below].map(([r, g, b]) => (b << 16) | (g << 8) | r);
   for (let n = 0; n < pictures; n++) {
     const corner = Math.floor(n / columns) * side * image.width + (n % columns) * side;
     for (let i = 0; i < 784; i++) {
-      const at = 4 * (corner + Math.floor(i / 28) * image.width + (i % 28));
+      const at = corner + Math.floor(i / 28) * image.width + (i % 28);
       const v = value(n, i);
-      image.data.set(v < 0 ? below : above, at);
-      image.data[at + 3] = 255 * Math.min(1, Math.abs(v));
+      const strength = 255 * Math.min(1, Math.abs(v));
+      pixel[at] = (strength << 24) | (v < 0 ? negative : positive);
     }
   }
   const canvas = document.createElement('canvas');
@@ -269,12 +270,11 @@ function drawBatch(canvas, {levels}, {rows, guesses, target}, {ink, paper, blue,
 // The weights of each hidden unit, on a fixed scale; dead units are crossed out
 const STRONG = 0.15;
 
-function drawWeights(canvas, {w1, b1}, dead, {ink, paper, blue, orange, power}) {
+function drawWeights(canvas, {w1, b1}, dead, {ink, paper, dark, blue, orange}) {
   const {context, width, height} = sheet(canvas);
-  const weight = (n, i) => {
-    const w = w1[784 * n + i] / STRONG;
-    return Math.sign(w) * Math.abs(w) ** power;
-  };
+  // on black, weak colors would be lost
+  const strength = dark ? w => Math.sign(w) * Math.sqrt(Math.abs(w)) : w => w;
+  const weight = (n, i) => strength(w1[784 * n + i] / STRONG);
   const weights = mosaic(b1.length, 10, 1, weight, blue, orange);
   context.imageSmoothingEnabled = false;
   context.drawImage(weights, 0, 0, width, height);
@@ -411,17 +411,16 @@ function showLoop({e, set, batch}) {
   e.loop.classList.toggle('forgetful', set.mistake === 'gradients not cleared');
 }
 
-function showBatch({e, run, set, batch}, colors) {
+function showBatch({e, run, batch, colors}) {
   drawBatch(e.batch, run.digits, batch, colors);
   const which = run.steps ? `Minibatch ${count(run.steps)}` : 'The first minibatch';
-  const shown = set.rows > 50 ? '; the first 50 are shown' : '';
-  say(
-    e.batch,
-    `${which}: ${batch.right} of ${batch.rows.length} right, loss ${batch.loss.toFixed(2)}${shown}`,
-  );
+  const of = batch.rows.length;
+  const loss = Number.isFinite(batch.loss) ? batch.loss.toFixed(2) : 'no number any more: Anew';
+  const shown = of > 50 ? '; 50 of them are shown' : '';
+  say(e.batch, `${which}: ${batch.right} of ${of} right, loss ${loss}${shown}`);
 }
 
-function showRun({e, run, before}, colors) {
+function showRun({e, run, before, colors}) {
   const {loss, right, dead} = run.checks.at(-1);
   drawLoss(e.loss, run, before, colors);
   const gray = before.length ? '; gray: the run before' : '';
@@ -432,12 +431,12 @@ function showRun({e, run, before}, colors) {
 }
 
 // What the network makes of the drawing, the example or blank paper
-function showReading({all, e, home, run, set, strokes, example}) {
-  const x = example === null ? asMnist(strokes) : pixels(run.digits, [example], scaled(set));
+function showReading({e, home, run, set, strokes, example, image, colors}) {
+  const x = image.map(v => v * scaled(set));
   const shares = softmax(forward(run.model, x, hasReLU(set)).logits);
   const [best] = argmax(shares);
   const blank = !strokes.length && example === null;
-  drawPad(e.pad, run.digits, strokes, example, colorsOf(all));
+  drawPad(e.pad, run.digits, strokes, example, colors);
   showBars(e.bars, shares, blank ? -1 : best);
   const label = run.digits.labels[example];
   const says = `It ${run.steps ? 'reads' : 'guesses'} ${best} (${shares[best].toFixed(2)})`;
@@ -470,11 +469,11 @@ function showState({e, home, run, playing, until}, told) {
 
 function show(room, everything = true) {
   if (!room.run) return;
-  const colors = colorsOf(room.all);
+  if (everything) room.colors = colorsOf(room.all);
   room.told = showState(room, room.told);
-  if (everything) showBatch(room, colors);
+  if (everything) showBatch(room);
   if (everything && !room.home) showLoop(room);
-  if (!room.home) showRun(room, colors);
+  if (!room.home) showRun(room);
   showReading(room);
 }
 
@@ -498,7 +497,7 @@ function turn(room) {
 // Slow enough at first to see each minibatch, then ever faster, up to 3,000 images a second
 function frame(room, now) {
   if (!room.playing) return;
-  requestAnimationFrame(next => frame(room, next));
+  room.next = requestAnimationFrame(next => frame(room, next));
   const seconds = Math.min(0.1, Math.max(0, now - room.now) / 1000);
   room.now = now;
   if (!room.visible) return;
@@ -517,8 +516,10 @@ function frame(room, now) {
 function train(room) {
   room.playing = !room.playing;
   if (room.run.images >= room.until) room.until += EPOCHS * TRAIN;
-  Object.assign(room, {now: performance.now(), due: 1, shown: 0, drawn: 0});
-  requestAnimationFrame(now => frame(room, now));
+  const now = performance.now();
+  Object.assign(room, {now, due: 1, shown: now, drawn: 0});
+  cancelAnimationFrame(room.next);
+  room.next = requestAnimationFrame(next => frame(room, next));
   show(room);
 }
 
@@ -543,6 +544,13 @@ function choose(room, name, value) {
   show(room);
 }
 
+// The pad has strokes, or an example, or nothing
+function read(room, strokes, example = null) {
+  const image = example === null ? asMnist(strokes) : pixels(room.digits, [example]);
+  Object.assign(room, {strokes, example, image});
+  showReading(room);
+}
+
 // Mouse, finger and pen, one at a time
 function followPen(room) {
   const {pad} = room.e;
@@ -551,28 +559,23 @@ function followPen(room) {
     const {left, top, width} = pad.getBoundingClientRect();
     return [(clientX - left) / width, (clientY - top) / width];
   };
-  const on = (kind, action) =>
-    pad.addEventListener(kind, event => {
-      if (event.pointerId !== pen) return;
-      action(event);
-      showReading(room);
-    });
   pad.addEventListener('pointerdown', event => {
     if (pen !== null || event.button !== 0 || !room.run) return;
     pen = event.pointerId;
     pad.setPointerCapture(pen);
-    room.example = null;
-    room.strokes.push([at(event)]);
-    showReading(room);
+    read(room, [...room.strokes, [at(event)]]);
   });
-  on('pointermove', event => {
+  pad.addEventListener('pointermove', event => {
+    if (event.pointerId !== pen) return;
     const stroke = room.strokes.at(-1);
-    for (const [x, y] of (event.getCoalescedEvents?.() ?? [event]).map(at)) {
-      const far = Math.hypot(x - stroke.at(-1)[0], y - stroke.at(-1)[1]);
-      if (far > 0.015) stroke.push([x, y]);
-    }
+    for (const [x, y] of (event.getCoalescedEvents?.() ?? [event]).map(at))
+      if (Math.hypot(x - stroke.at(-1)[0], y - stroke.at(-1)[1]) > 0.015) stroke.push([x, y]);
+    read(room, room.strokes);
   });
-  for (const end of ['pointerup', 'pointercancel']) on(end, () => (pen = null));
+  for (const end of ['pointerup', 'pointercancel'])
+    pad.addEventListener(end, event => {
+      if (event.pointerId === pen) pen = null;
+    });
 }
 
 function makeSelect(name, values, value) {
@@ -586,32 +589,34 @@ function makeSelect(name, values, value) {
 function roomFigure(all, {home, rate, rows, mistake, show: names}) {
   const set = {rate, rows, mistake, pace: 'watch'};
   const e = fill(all, home ? HOME : ROOM);
-  const room = {all, e, home, set, before: [], strokes: [], example: home ? null : EXAMPLES[0]};
+  const room = {all, e, home, set, before: [], show: () => show(room)};
   const on = (part, kind, action) => part?.addEventListener(kind, () => room.run && action());
-  const take = example => {
-    Object.assign(room, {strokes: [], example});
-    showReading(room);
-  };
-  let next = home ? -1 : 0;
+  let example = 0;
+  const next = () => read(room, [], EXAMPLES[example++ % EXAMPLES.length]);
   on(e.train, 'click', () => train(room));
   on(e.step, 'click', () => oneStep(room));
   on(e.anew, 'click', () => anew(room));
-  on(e.clear, 'click', () => take(null));
-  on(e.example, 'click', () => take(EXAMPLES[++next % EXAMPLES.length]));
+  on(e.clear, 'click', () => read(room, []));
+  on(e.example, 'click', next);
   for (const name of names) {
     const label = makeSelect(name, CHOICES[name], set[name]);
     on(label.lastChild, 'change', () => choose(room, name, label.lastChild.value));
     e.choices.append(label);
   }
   if (home) followPen(room);
-  room.show = () => show(room);
   room.see = async visible => {
     room.visible = visible;
     if (!visible || room.run) return;
     room.digits = await digitsOfPage();
+    if (room.run) return;
     if (!room.digits) e.state.textContent = 'Its digits are in the first such figure: run its cell';
-    else begin(room);
-    show(room);
+    else {
+      begin(room);
+      room.colors = colorsOf(all);
+      if (home) read(room, []);
+      else next();
+      show(room);
+    }
   };
   document.addEventListener('mnist-mb-digits', () => room.see(room.visible));
   return room;

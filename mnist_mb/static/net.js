@@ -86,7 +86,8 @@ function nll(logProbs, target, classes = 10) {
 function argmax(logits, classes = 10) {
   return Uint8Array.from({length: logits.length / classes}, (_, i) => {
     const row = logits.subarray(classes * i, classes * (i + 1));
-    return row.indexOf(row.reduce((a, v) => Math.max(a, v)));
+    const largest = row.reduce((a, v) => Math.max(a, v));
+    return row.findIndex(v => !(v < largest));
   });
 }
 

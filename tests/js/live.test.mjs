@@ -38,7 +38,8 @@ test('an epoch has each row once, in a new order, whatever the rows of a minibat
   for (const rows of [250, 1500]) {
     const run = live.newRun(data);
     const epochs = [[], []].map(epoch => {
-      while (epoch.length < live.TRAIN) epoch.push(...live.learn(run, {...set, rows, rate: 0}).rows);
+      while (epoch.length < live.TRAIN)
+        epoch.push(...live.learn(run, {...set, rows, rate: 0}).rows);
       return epoch;
     });
     for (const epoch of epochs) assert.equal(new Set(epoch).size, live.TRAIN);
@@ -54,10 +55,11 @@ test('what is shown is the minibatch before its step, and looking changes nothin
   const batch = live.learn(run, set);
   assert.deepEqual(batch, first);
   assert.ok(live.look(run, set).loss !== first.loss && run.at === 50);
-  assert.equal(
-    batch.right,
-    batch.guesses.filter((guess, i) => guess === batch.target[i]).length,
-  );
+  assert.deepEqual(run.losses, [first.loss]);
+  const before = run.model.w1.slice();
+  assert.equal(live.learn(run, {...set, rate: 0, rows: 10}).rows.length, 10);
+  assert.deepEqual(run.model.w1, before);
+  assert.equal(batch.right, batch.guesses.filter((guess, i) => guess === batch.target[i]).length);
 });
 
 test('each mistake changes what it says, and can be taken back', () => {
@@ -104,14 +106,22 @@ test('a drawing of any size becomes 20 pixels long, with its mass in the middle'
 test('a point is a dot, blank paper is blank', () => {
   assert.ok(live.asMnist([]).every(v => v === 0));
   const dot = live.asMnist([[[0.9, 0.1]]]);
-  near(dot.reduce((a, v) => a + v), 4.2, 0.4);
+  near(
+    dot.reduce((a, v) => a + v),
+    4.2,
+    0.4,
+  );
 });
 
 test('shares: overflow at +100, none after a shift; a temperature flattens', () => {
   const scores = [2.6, 0.59, -2.07];
   const calm = {temperature: 1, plus: 0, shift: false};
   const {shares} = live.sharesOf(scores, calm);
-  near(shares.reduce((a, v) => a + v), 1, 1e-6);
+  near(
+    shares.reduce((a, v) => a + v),
+    1,
+    1e-6,
+  );
   near(shares[0] / shares[1], Math.exp(2.01), 1e-4);
   const over = live.sharesOf(scores, {...calm, plus: 100});
   assert.ok(over.exps.every(v => v === Infinity) && over.shares.every(Number.isNaN));
@@ -133,7 +143,10 @@ test('shares: overflow at +100, none after a shift; a temperature flattens', () 
 test('the gradient of the loss: prediction minus truth', () => {
   const gradient = live.gradientOf(0.1);
   near(gradient[3], -0.9);
-  near(gradient.reduce((a, v) => a + v), 0);
+  near(
+    gradient.reduce((a, v) => a + v),
+    0,
+  );
   assert.ok(gradient.every((v, c) => c === 3 || Math.abs(v - 0.1) < 1e-12));
 });
 

@@ -12,8 +12,9 @@ const data = await live.unpack(digits());
 const text = array => Buffer.from(Float64Array.from(array).buffer).toString('base64');
 const texts = named => Object.values(named).map(text);
 
-function trained({steps, ...set}) {
+function trained({steps, inFileOrder, ...set}) {
   const run = live.newRun(data);
+  if (inFileOrder) run.order = run.order.map((_, i) => i); // of the first epoch
   for (let i = 0; i < steps; i++) live.learn(run, set);
   const {loss, right, dead} = live.check(run, set);
   return {losses: text(run.losses), model: texts(run.model), loss, right, dead: dead.length};
@@ -42,7 +43,8 @@ const answers = {
   digits: () => ({levels: text(data.levels), labels: text(data.labels)}),
   model: ({seed}) => texts(live.newModel(seed)),
   order: ({n, seed}) => text(live.randperm(n, live.generator(seed))),
-  shares: ({scores, ...set}) => Object.values(live.sharesOf(scores, set)).map(v => text([v].flat())),
+  shares: ({scores, ...set}) =>
+    Object.values(live.sharesOf(scores, set)).map(v => text([v].flat())),
   gradient: ({p}) => text(live.gradientOf(p)),
   trained,
   gradients,
