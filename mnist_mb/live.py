@@ -49,7 +49,7 @@ class LiveFigure:
         alt: str,  # the picture in words
     ):
         self.config, self.alt = config, alt
-        self.width, self.height = (100*picture.get_size_inches()).tolist()
+        self.width, self.height = (100*picture.get_size_inches()).round()
         self.png = _png(picture)
 
     def __repr__(self):
@@ -73,8 +73,8 @@ class LiveFigure:
     def _repr_mimebundle_(self, include=None, exclude=None):
         data = {'text/plain': repr(self), 'text/html': self._repr_html_(),
                 'image/png': self.png}
-        return data, {'image/png': {'width': self.width,
-                                    'height': self.height}}
+        return data, {'image/png': {'width': int(self.width),
+                                    'height': int(self.height)}}
 
 # %% ../nbs/15_live.ipynb #f6118779
 def _png(picture):

@@ -1,4 +1,4 @@
-"""The figures that move: their digits, their network against PyTorch, their HTML, and in Chromium."""
+"""The figures that move: digits, the network against PyTorch, HTML and pictures, in Chromium."""
 import base64
 import io
 import json
@@ -87,7 +87,7 @@ def test_weights_and_order_are_those_of_a_seed():
 
 
 def by_autograd(rate, rows, mistake, steps, inFileOrder=False):
-    "The room's loop by PyTorch: the losses before each step, the model, the new images as it sees them."
+    "The room's loop by PyTorch: losses before each step, the model, new images as it sees them."
     (x, y), (x_new, y_new) = live_digits()
     scale = 256 if mistake == 'pixels to 255' else 1
     x, x_new = x.double()*scale, x_new.double()*scale
@@ -244,7 +244,8 @@ def test_a_figure_is_html_and_a_picture(made, name):
     assert image.width == 2*metadata['image/png']['width'] == 1400
     assert len(data['image/png']) < 300_000 and data['image/png'] in data['text/html']
     assert data['text/html'].count('class="mnist-mb-digits"') == (name in ('room', 'home'))
-    assert data['text/plain'] == repr(made[name]) and re.search('alt="[A-Z].*[.]"', data['text/html'])
+    assert data['text/plain'] == repr(made[name])
+    assert re.search('alt="[A-Z].*[.]"', data['text/html'])
     config = re.search('json">(.*?)</script>', data['text/html'])[1]
     assert '<' not in config and json.loads(config) == made[name].config
 
@@ -290,7 +291,7 @@ def test_readme_gets_pictures_and_no_digits():
 
 # In Chromium
 
-def page(body, theme='light'):
+def page(body):
     "A page in the manner of the site: its theme is a class of the body."
     style = ('body { color: #1f2429; max-width: 720px; margin: 0 auto; padding: 16px } '
              'body.quarto-dark { background: #15191d; color: #dde2e8 } @media screen and '
@@ -298,7 +299,8 @@ def page(body, theme='light'):
     return (f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>figures</title>'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<link rel="icon" href="data:,"><style>{style}</style><body>'
-            f'<main><h1>Figures</h1>{body}<p style="margin-top: 1500px">End</p></main></body></html>')
+            f'<main><h1>Figures</h1>{body}<p style="margin-top: 1500px">End</p></main></body>'
+            '</html>')
 
 
 def without_digits(html):
@@ -325,7 +327,7 @@ def test_in_chromium_as_a_reader_uses_them(js, chromium, made, tmp_path):
     inside = (f'<!DOCTYPE html><meta http-equiv="Content-Security-Policy" content="{policy}">'
               f'<body>{room._repr_html_()}</body>')
     pages = {
-        'room': page(room._repr_html_()), 
+        'room': page(room._repr_html_()),
         'wild': page(room._repr_html_().replace('"rate": 0.5', '"rate": 1e308')),
         'home': page(htmls['home']), 'empty': page('<div id="output"></div>'),
         'small': page(htmls['softmax'] + htmls['loss'] + htmls['slice']),

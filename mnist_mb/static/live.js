@@ -187,19 +187,19 @@ function showBars(list, values, best) {
 
 // --- Drawing on canvases
 //
-// The page's text tells whether the page is dark; a canvas needs colors as numbers
+// A page whose text is light is dark. Canvases need colors as numbers; the style sheet gets them, too
+const LIGHT = {paper: [255, 255, 255], blue: [11, 87, 164], orange: [190, 75, 0]};
+const DARK = {paper: [21, 25, 29], blue: [138, 184, 242], orange: [255, 170, 100]};
+
 function colorsOf(all) {
-  const probe = all.querySelector('.probe');
-  const color = name => {
-    probe.className = `probe ${name}`;
-    const numbers = getComputedStyle(probe).color.match(/[\d.]+(e-\d+)?/g);
-    return numbers.slice(0, 3).map(v => Math.round(255 * v));
-  };
-  const ink = color('ink');
+  const text = getComputedStyle(all.querySelector('.ink')).color; // numbers from 0 to 1
+  const ink = text.match(/[\d.]+(e-\d+)?/g).map(v => Math.round(255 * v));
   const dark = ink[1] > 128;
-  all.classList.toggle('dark', dark);
-  const paper = dark ? [21, 25, 29] : [255, 255, 255];
-  return {ink, paper, dark, blue: color('blue'), orange: color('orange')};
+  const colors = dark ? DARK : LIGHT;
+  for (const [name, color] of Object.entries(colors))
+    all.style.setProperty(`--${name}`, css(color));
+  all.style.colorScheme = dark ? 'dark' : 'light';
+  return {ink: ink.slice(0, 3), dark, ...colors};
 }
 
 const css = (color, alpha = 1) => `rgb(${color.join(' ')} / ${alpha})`;
@@ -469,7 +469,6 @@ function showState({e, home, run, playing, until}, told) {
 
 function show(room, everything = true) {
   if (!room.run) return;
-  if (everything) room.colors = colorsOf(room.all);
   room.told = showState(room, room.told);
   if (everything) showBatch(room);
   if (everything && !room.home) showLoop(room);
@@ -612,7 +611,6 @@ function roomFigure(all, {home, rate, rows, mistake, show: names}) {
     if (!room.digits) e.state.textContent = 'Its digits are in the first such figure: run its cell';
     else {
       begin(room);
-      room.colors = colorsOf(all);
       if (home) read(room, []);
       else next();
       show(room);
@@ -683,8 +681,7 @@ function softmaxFigure(all, {scores}) {
       : 'Too large for float32, so exp gives inf, and inf/inf is not a number: nan.';
   };
   all.addEventListener('input', update);
-  update();
-  return {};
+  return {show: update};
 }
 
 // --- Chapter 02: the loss of a probability, and its gradient for ten logits; it is a 3
@@ -697,9 +694,10 @@ function lossFigure(all) {
   const e = fill(all, LOSS);
   const places = Array.from({length: 200}, (_, i) => ((i + 1) / 200) ** 2 * 0.999);
   const axes = {x: [0, 1], y: [0, 7], xTicks: [0, 0.5, 1], yTicks: [0, 1, 2, 3, 4, 5, 6, 7]};
+  const figure = {};
   const show = () => {
     const p = Number(e.p.value);
-    const colors = colorsOf(all);
+    const {colors} = figure;
     const {line, dot} = chart(e.curve, axes, colors);
     const at = [p, -Math.log(p)];
     line(places.map(v => [v, -Math.log(v)]), css(colors.ink, 0.6)); // prettier-ignore
@@ -710,7 +708,7 @@ function lossFigure(all) {
     e.others.textContent = `It is a 3. The nine others share the rest: ${((1 - p) / 9).toFixed(3)} each`;
   };
   all.addEventListener('input', show);
-  return {show};
+  return Object.assign(figure, {show});
 }
 
 // --- Chapter 03: steps along a slice of the loss
@@ -751,7 +749,7 @@ function sliceFigure(all, {table}) {
   const inside = at => at >= low && at <= high;
   const state = {rate: 0.5, path: [0]};
   const show = () => {
-    const colors = colorsOf(all);
+    const {colors} = state;
     const {line, dot} = chart(e.curve, axes, colors);
     const at = state.path.at(-1);
     const points = state.path.filter(inside).map(v => [v, lossAt(table, v)]);
@@ -776,7 +774,7 @@ function sliceFigure(all, {table}) {
       show();
     }),
   );
-  return {show};
+  return Object.assign(state, {show});
 }
 
 // --- Into the page
@@ -791,11 +789,15 @@ function mount(root) {
   const style = new CSSStyleSheet();
   style.replaceSync(STYLE);
   shadow.adoptedStyleSheets = [style];
-  shadow.innerHTML = '<div class="all"><span class="probe"></span></div><slot></slot>';
+  shadow.innerHTML = '<div class="all"><span class="ink"></span></div><slot></slot>';
   const all = shadow.firstChild;
   all.classList.add(config.home ? 'home' : config.figure);
   const figure = FIGURES[config.figure](all, config);
-  const show = () => figure.show?.();
+  const show = () => {
+    figure.colors = colorsOf(all);
+    figure.show();
+  };
+  show();
   // :host has a transition of its color, so that a change of the page's theme is an event
   root.addEventListener('transitionend', ({propertyName}) => propertyName === 'color' && show());
   new ResizeObserver(show).observe(all);

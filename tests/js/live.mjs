@@ -276,10 +276,7 @@ say(
 );
 
 // Themes, print, motion, out of sight
-const dark = () =>
-  tab.evaluate(() =>
-    document.querySelector('.mnist-mb-live').shadowRoot.firstChild.classList.contains('dark'),
-  );
+const dark = () => tab.evaluate(() => document.querySelector('.mnist-mb-live').live.colors.dark);
 const themes = [await dark()];
 for (const [name, value] of [
   ['className', 'quarto-dark'],
