@@ -126,7 +126,8 @@ def test_fault_07_a_generator():
 def test_fault_08_a_list_of_two_tensors():
     for data in ([X, Y], X, [X[:2], Y[:2]]):
         for call in doors(data).values():
-            found(r'is no pair \(xb, yb\): \(\w+, \(\d+.*are a tuple \(x, y\)',
+            found(r'the last minibatch to (train on|be judged) is no pair \(xb, yb\): \(\w+, \(\d+'
+                  r'.*are a tuple \(x, y\)',
                   refused(call, (ValueError, RuntimeError)))
 
 
@@ -148,7 +149,8 @@ class Dictionaries(Dataset):
 
 def test_fault_10_minibatches_that_are_no_pairs():
     for call in doors(DataLoader(Dictionaries(), 5)).values():
-        found(r"is a dictionary with \['image', 'label'\]; a collate_fn", refused(call, TypeError))
+        found(r"the last minibatch to (train on|be judged) is a dictionary with "
+              r"\['image', 'label'\]; a collate_fn", refused(call, TypeError))
     for call in doors(loader(X, Y, Y)).values():
         found(r'(judged|train on): \(float32, \(50, 784\)\)(, \(int64, \(50,\)\)){2}$',
               refused(call, ValueError))
