@@ -239,7 +239,7 @@ def mnist_mb_predict(
         pictures.append(x)
         digits.append(probs.argmax())
     if seen and pictures:
-        axes = show_images(torch.stack(pictures), digits,
+        axes = show_images(torch.stack(pictures), torch.stack(digits),
                            cols=min(10, len(digits)))
         _draw(seen, axes[0].figure, overwrite, dpi=400)
         print(f'seen: {seen}')

@@ -21,6 +21,9 @@ from .files import DATASETS, DataError, find_dataset
 # %% ../nbs/00_data.ipynb #82e9a163
 class Splits(tuple):
     "Three pairs `(x, y)`, for training, validation and test."
+    name: str
+    source: str
+
     def __new__(cls, pairs=(), name='', source=''):
         self = super().__new__(cls, pairs)
         self.name, self.source = name, source
@@ -47,8 +50,8 @@ def _tensors(images, labels):
 
 # %% ../nbs/00_data.ipynb #0fb9fb0e
 def make_splits(
-    train: tuple,  # (images, labels): n images of bytes and n labels
-    test: tuple,  # likewise
+    train: tuple | list,  # (images, labels): n images of bytes and n labels
+    test: tuple | list,  # likewise
     n_valid: int,  # how many of the last training images are for validation
     seed: int | None = None,  # shuffles the training images before the cut
     **about: str,  # `name` and `source` for the `Splits`
@@ -64,10 +67,11 @@ def make_splits(
         x, y = x[order], y[order]
     sizes = len(y) - n_valid, n_valid
     train, valid = zip(x.split(sizes), y.split(sizes))
-    alone = {*train[1].tolist()} ^ {*valid[1].tolist()}
-    if n_valid and alone:
-        warnings.warn(f'only training or validation has {sorted(alone)}; '
-                      'seed=0 shuffles before the cut', stacklevel=2)
+    seen, asked = {*train[1].tolist()}, {*valid[1].tolist()}
+    if n_valid and seen != asked:
+        warnings.warn(f'training lacks {sorted(asked - seen)}, validation '
+                      f'{sorted(seen - asked)}; seed=0 shuffles before '
+                      'the cut', stacklevel=2)
     return Splits((train, valid, (x_test, y_test)), **about)
 
 # %% ../nbs/00_data.ipynb #f0dc2f36
@@ -112,7 +116,7 @@ def show_images(
         ax.imshow(image, cmap='gray_r')
         ax.axis('off')
     for ax, k in zip(fig.axes, [] if y is None else map(int, y)):
-        ax.set_title(k if names is None else names[k], fontsize=9)
+        ax.set_title(names[k] if names else str(k), fontsize=9)
     return fig.axes
 
 # %% ../nbs/00_data.ipynb #fd4e5187

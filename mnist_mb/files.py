@@ -49,7 +49,7 @@ def _to_idx(a: np.ndarray) -> bytes:
 # %% ../nbs/11_files.ipynb #de991b3c
 _FILES = ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte',
           't10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte')
-DATASETS = {'mnist': dict(zip(_FILES, (
+DATASETS: dict[str, dict[str, tuple[str, ...]]] = {'mnist': dict(zip(_FILES, (
     # SHA-256 of the published .gz, then of its content
     ('440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609',
      'ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db'),

@@ -28,8 +28,8 @@ from .training import Model, PlainSGD, minibatches
 # %% ../nbs/15_live.ipynb #c0b960ab
 def live_digits() -> tuple:  # two pairs (x, y), as `fit` takes them
     "The digits of a page: 4,000 to train on, and 1,000 new ones."
-    data = zlib.decompress(base64.b64decode(_static('digits.txt')), -15)
-    data = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    raw = zlib.decompress(base64.b64decode(_static('digits.txt')), -15)
+    data = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
     n = len(data)//197
     levels = data[:196*n, None] >> torch.tensor([0, 2, 4, 6]) & 3
     x, y = levels.reshape(n, 784).float()*85/256, data[196*n:].long()

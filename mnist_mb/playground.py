@@ -16,6 +16,7 @@ from importlib.resources import files
 from math import ceil, floor
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ def _digit(ink):
 
 # %% ../nbs/09_playground.ipynb #f1e19e9c
 def find_ink(
-    picture: Tensor,  # or a path, a file, an array, a PIL image
+    picture: Any,  # a tensor, a path, a file, an array, a PIL image
 ) -> tuple[Tensor, bool]:  # (h, w), float64 in [0, 1), and: is it dark?
     "The ink of a picture, 0 for paper; is it darker than the paper?"
     v, as_it_is = _gray(picture)
@@ -189,7 +190,7 @@ def _checked(v):
 
 # %% ../nbs/09_playground.ipynb #5c1d7a15
 def as_mnist(
-    picture: Tensor,  # or a path, a file, an array, a PIL image
+    picture: Any,  # a tensor, a path, a file, an array, a PIL image
 ) -> Tensor:  # (784,), float32 in [0, 1), as MNIST's rows
     "A picture in MNIST's form: its ink, fitted and centered."
     return centered(find_ink(picture)[0])

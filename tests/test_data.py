@@ -92,8 +92,9 @@ def test_sorted_labels():
     images[:, 0, 0] = np.arange(120)
     labels = np.repeat([0, 1, 2], 40)
     test = images[:3], [0, 1, 2]
-    for n_valid, words in ((50, r'\[0, 2\]; seed=0 shuffles before the cut'), (20, r'\[0, 1\]')):
-        with pytest.warns(UserWarning, match=f'only training or validation has {words}') as seen:
+    for n_valid, words in ((50, r'training lacks \[2\], validation \[0\]; seed=0 shuffles before'),
+                           (20, r'training lacks \[\], validation \[0, 1\]; seed=0')):
+        with pytest.warns(UserWarning, match=words) as seen:
             (_, y), (_, y_valid), _ = make_splits((images, labels), test, n_valid)
         assert torch.equal(torch.cat([y, y_valid]), torch.tensor(labels))
         assert seen[0].filename == __file__
