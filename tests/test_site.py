@@ -76,7 +76,7 @@ def test_a_chapter_begins_as_the_others_do(path):
         f'[Open in Colab]({colab}/blob/{branch}/nbs/{path.name}) · '
         f'[Download the notebook]({repo}/raw/{branch}/nbs/{path.name})')
     at = '' if branch == 'main' else f'@{branch}'  # a release, which has a tag
-    assert any(f"'git+{repo}{at}'" in ''.join(cell['source']) for cell in rest)
+    assert any(''.join(cell['source']).endswith(f'pip install -q git+{repo}{at}') for cell in rest)
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
@@ -181,11 +181,8 @@ def test_addresses_are_those_of_the_settings():
 
 def test_citation_and_license():
     cfg, cite = settings(), yaml.safe_load(text(ROOT/'CITATION.cff'))
-    assert str(cite['version']) == cfg['version']
     assert cite['url'] == cfg['doc_host'] + cfg['doc_baseurl']
     assert cite['repository-code'] == cfg['git_url']
-    assert f'version = {{{cfg["version"]}}}' in ''.join(
-        ''.join(c['source']) for c in cells(ROOT/'nbs/index.ipynb'))
     assert f'## {cfg["version"]}' in text(ROOT/'CHANGELOG.md')
     assert 'Apache License' in text(ROOT/'LICENSE')
 
