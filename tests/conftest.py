@@ -1,5 +1,6 @@
 """What several test files share: the real MNIST where there is one, and one thread for PyTorch."""
 import importlib
+import io
 import os
 import re
 import shutil
@@ -88,6 +89,8 @@ def user():
         pytest.skip('Windows has other permissions')
     for name in ('pooch', 'requests', 'encodings.idna'):  # which that user may not read
         importlib.import_module(name)
+    torch.save({}, content := io.BytesIO())
+    torch.load(io.BytesIO(content.getvalue()), weights_only=True)  # imports more
     root = os.geteuid() == 0
     with tempfile.TemporaryDirectory() as tmp:
         os.chmod(tmp, 0o777)
