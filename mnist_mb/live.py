@@ -233,15 +233,15 @@ def softmax_figure(
     def draw(ax, i):
         ax.bar(list(scores), shares[i], color=BLUE)
         ax.set(ylim=(0, 1), title=f'temperature {(1, 3, 10)[i]}')
-    return LiveFigure({'figure': 'softmax', 'scores': scores}, _three(draw),
+    return LiveFigure({'figure': 'softmax', 'scores': scores}, _panels(draw),
                       'Shares of scores at three temperatures.')
 
 # %% ../nbs/15_live.ipynb #e29f6873
-def _three(draw):
-    "A picture of three panels."
+def _panels(draw, n=3):
+    "A picture of panels beside each other."
     from matplotlib.figure import Figure
     figure = Figure((7, 2), layout='constrained')
-    for i, ax in enumerate(figure.subplots(1, 3)):
+    for i, ax in enumerate(figure.subplots(1, n, sharey=True)):
         draw(ax, i)
         ax.title.set_fontsize(9)
     return figure
@@ -256,7 +256,7 @@ def loss_figure() -> LiveFigure:
         ax.bar(range(10), gradient, color=BLUE)
         ax.set(ylim=(-1, 1), xticks=range(10),
                title=f'p = {p}: loss {-np.log(p):.2f}')
-    return LiveFigure({'figure': 'loss'}, _three(draw),
+    return LiveFigure({'figure': 'loss'}, _panels(draw),
                       'Gradients of the loss for three probabilities.')
 
 # %% ../nbs/15_live.ipynb #3fd87d1d
@@ -265,15 +265,16 @@ def slice_figure(
 ) -> LiveFigure:
     "Steps of four rates along a slice of the loss; the start is at 0."
     t, loss = table.index.to_numpy(float), table.to_numpy(float)
-    slope = np.gradient(loss, t)
+    slope, rates = np.gradient(loss, t), (0.1, 0.5, 1, 1.5)
     def draw(ax, i):
         at = [0.]
         while len(at) < 6 and t[0] <= at[-1] <= t[-1]:
             steep, first = np.interp([at[-1], 0], t, slope)
-            at.append(at[-1] + (0.1, 1, 1.5)[i]*steep/first)
+            at.append(at[-1] + rates[i]*steep/first)
         ax.plot(t, loss, color='0.6')
         ax.plot(at, np.interp(at, t, loss), 'o-', color=BLUE, ms=4, lw=1)
-        ax.set(xlim=(t[0], t[-1]), title=f'rate {(0.1, 1, 1.5)[i]}')
+        ax.set(xlim=(t[0], t[-1]), ylim=(loss.min() - 0.02, loss.min() + 0.4),
+               title=f'rate {rates[i]}')
     rows = {'t': t.round(4).tolist(), 'loss': loss.round(6).tolist()}
-    return LiveFigure({'figure': 'slice', 'table': rows}, _three(draw),
-                      'Six steps along a valley, at three rates.')
+    return LiveFigure({'figure': 'slice', 'table': rows}, _panels(draw, 4),
+                      'Six steps along a valley, at four rates.')
