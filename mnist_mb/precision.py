@@ -9,11 +9,23 @@ __all__ = ['precise_log_softmax', 'precise_logsumexp', 'precise_softmax']
 import torch
 from torch import Tensor
 
+# %% ../nbs/10_precision.ipynb #8dc36915
+def _rounded_off(x, a):
+    "What rounding took from x - a: added to it, it would be exact."
+    x, a = x.detach(), a.detach()
+    z = x - a
+    back = x - z
+    return ((x - (z + back)) + (back - a)).nan_to_num(0., 0., 0.)
+
 # %% ../nbs/10_precision.ipynb #1479f642
-def _log_sum(z, dim):
-    "log Σ e^z along `dim`; the largest z should be 0."
-    top, m = z.max(dim, keepdim=True)
-    e = z.exp().scatter(dim, m, top.expm1())
+def _exps(x, a):
+    "e^(x - a), as if the difference had not been rounded."
+    return (x - a).exp() * (1 + _rounded_off(x, a))
+
+def _log_sum(x, a, dim):
+    "log Σ e^(x - a) along `dim`; `a` should be the largest x."
+    top, m = (x - a).max(dim, keepdim=True)
+    e = _exps(x, a).scatter(dim, m, top.expm1())
     return e.sum(dim, keepdim=True).log1p()
 
 def _wide(x):
@@ -30,8 +42,8 @@ def precise_log_softmax(
 ) -> Tensor:  # shape and dtype of x
     "The logarithm of the softmax of `x`, with the leader's digits kept."
     z = _wide(x)
-    z = z - z.detach().amax(dim, keepdim=True)
-    return (z - _log_sum(z, dim)).to(x.dtype)
+    a = z.detach().amax(dim, keepdim=True)
+    return (z - a - _log_sum(z, a, dim)).to(x.dtype)
 
 # %% ../nbs/10_precision.ipynb #8ee94ff5
 def precise_logsumexp(
@@ -43,16 +55,8 @@ def precise_logsumexp(
     z = _wide(x)
     big = torch.finfo(z.dtype).max
     a = z.detach().amax(dim, keepdim=True).clamp(-big, big)
-    res = a + _log_sum(z - a, dim)
+    res = a + _log_sum(z, a, dim)
     return (res if keepdim else res.squeeze(dim)).to(x.dtype)
-
-# %% ../nbs/10_precision.ipynb #8dc36915
-def _rounded_off(x, a):
-    "What rounding took from x - a: added to it, it would be exact."
-    x, a = x.detach(), a.detach()
-    z = x - a
-    back = x - z
-    return ((x - (z + back)) + (back - a)).nan_to_num(0., 0., 0.)
 
 # %% ../nbs/10_precision.ipynb #a1fdd16b
 def precise_softmax(
@@ -60,7 +64,6 @@ def precise_softmax(
     dim: int = -1,  # the dim of the classes
 ) -> Tensor:  # shape and dtype of x; adds up to 1 along dim
     "The softmax of `x`, with the digits of small probabilities kept."
-    wide = _wide(x)
-    a = wide.detach().amax(dim, keepdim=True)
-    e = (wide - a).exp() * (1 + _rounded_off(wide, a))
+    z = _wide(x)
+    e = _exps(z, z.detach().amax(dim, keepdim=True))
     return (e / e.sum(dim, keepdim=True)).to(x.dtype)

@@ -298,7 +298,7 @@ def test_autocast_is_taken():
 @pytest.mark.parametrize('name', PRECISE)
 @every_dtype
 def test_precise_to_the_last_digit(name, dtype):
-    "In units in the last place: at most 2, or no worse than PyTorch's worst."
+    "A few units in the last place at most, where PyTorch's log-softmax loses all digits."
     worst = {'ours': 0., 'theirs': 0.}
 
     @settings(few, max_examples=200)
@@ -320,9 +320,7 @@ def test_precise_to_the_last_digit(name, dtype):
             if isfinite(yours):
                 worst['theirs'] = max(worst['theirs'], units(yours, truth, dtype, scale))
     check()
-    assert worst['ours'] <= max(2, worst['theirs'])
-    if name == 'softmax':
-        assert worst['ours'] < 8
+    assert worst['ours'] < 8
     if name == 'log_softmax' and torch.finfo(dtype).bits > 16:
         assert worst['ours'] < 1e-2*worst['theirs']
 
