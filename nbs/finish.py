@@ -99,8 +99,6 @@ def finish(path):
         if 'width=' not in rest:
             width, height = struct.unpack('>II', (path.parent/src).read_bytes()[16:24])
             rest += f' width="{width}" height="{height}"'
-        if 'loading=' not in rest:
-            rest += ' loading="lazy"'
         return f'<a href="{leads}" class="zoom"><img src="{src}"{rest}></a>'
 
     page = path.read_text(encoding='utf-8')
