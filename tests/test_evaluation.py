@@ -1,5 +1,6 @@
 """Chapter 04: intervals, McNemar's test, confusion, top losses, calibration, temperature."""
 import math
+from time import process_time
 
 import matplotlib
 import numpy as np
@@ -10,9 +11,9 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
-from mnist_mb.evaluation import (accuracy_interval, calibration_table, confusion_matrix,
-                                 expected_calibration_error, fit_temperature, mcnemar,
-                                 plot_calibration, plot_confusion, predict, recall, top_losses)
+from mnist_mb.evaluation import (accuracy_interval, calibration_table, class_report,
+                                 confusion_matrix, expected_calibration_error, fit_temperature,
+                                 mcnemar, plot_calibration, plot_confusion, predict, top_losses)
 
 matplotlib.use('agg')
 import matplotlib.pyplot as plt  # noqa: E402
@@ -110,6 +111,22 @@ def test_p_value_is_that_of_fair_coins(a, b):
     assert mcnemar(*(right.numpy() for right in lists(a, b, 20, 3))) == found
 
 
+def test_many_disagreements_are_quick():
+    start = process_time()
+    found = mcnemar(*lists(50_000, 50_400, 10))
+    assert found.p_value == approx(math.erfc(399/math.sqrt(2*100_400)), rel=1e-3)  # nearly normal
+    assert process_time() - start < 1
+
+
+@pytest.mark.parametrize('wrong', [(0, 1), (0,), (1,)])
+def test_class_numbers_are_no_list_of_right_and_wrong(wrong):
+    pair = [*lists(9, 2, 89)]
+    for i in wrong:
+        pair[i] = torch.arange(100) % 10
+    with pytest.raises(RuntimeError, match='bool'):
+        mcnemar(*pair)
+
+
 def test_interval_of_a_difference_by_hand():
     low, high = mcnemar(*lists(9, 2, 89))[3:5]
     half = 1.96*math.sqrt(12 - 49/102)/102
@@ -156,18 +173,24 @@ def test_arrays_any_dtype_gradients_and_log_probabilities(func):
                      rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-# confusion_matrix, plot_confusion, recall: truth 0 read as 0 and 2, truth 2 read as 1
+# confusion_matrix, plot_confusion, class_report: truth 0 read as 0 and 2, truth 2 read as 1
 
 @pytest.mark.parametrize('rows', [ROWS, ROWS.log()])  # -inf is a logit: a probability of 0
-def test_confusion_and_recall_by_hand(rows):
+def test_confusion_and_report_by_hand(rows):
     counts = confusion_matrix(rows, TRUTH)
     assert counts.to_numpy().tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
     assert (counts.index.name, counts.columns.name) == ('truth', 'prediction')
-    each = recall(counts)
-    assert each.right.tolist() + each.rows.tolist() == [1, 0, 0, 2, 0, 1]
-    assert each.recall.tolist() == approx([.5, nan, 0], nan_ok=True)
-    ends = [accuracy_interval(1, 2), (0, 1), accuracy_interval(0, 1)]
-    assert list(zip(each.low, each.high)) == ends
+    table = class_report(counts)
+    whole = {'recall': [(1, 2), (0, 0), (0, 1)], 'precision': [(1, 1), (0, 1), (0, 1)],
+             'F1': [(1, 2), (0, 1), (0, 2)]}  # of those that are it or were read as it
+    for name, cases in whole.items():
+        ends = [accuracy_interval(k, n) if n else (0, 1) for k, n in cases]
+        shares = [(k/n if n else nan, *end) for (k, n), end in zip(cases, ends)]
+        if name == 'F1':
+            shares = [tuple(2*j/(1 + j) for j in row) for row in shares]
+        assert [*map(tuple, table[name].to_numpy())] == [approx(row, nan_ok=True) for row in shares]
+    assert table['F1', 'share'].tolist() == approx([2/3, 0, 0])  # 2/(1/recall + 1/precision)
+    assert [*table['F1']] == ['share', 'low', 'high'] and table.index.name == 'class'
     assert confusion_matrix(ROWS[:, :1], [0, 0, 0]).to_numpy().tolist() == [[3]]
 
 

@@ -79,7 +79,8 @@ def chapter(stem):
     names = {'__name__': '__main__'}
     for module in ('data', 'softmax', 'nll', 'training', 'exercises'):
         names |= vars(import_module(f'mnist_mb.{module}'))
-    names['x_train'], names['y_train'] = names['get_data']('drawn')[0]
+    names['data'] = names['get_data']('drawn')
+    names['x_train'], names['y_train'] = names['data'][0]
     exercises = False
     for cell in read(path).cells:
         exercises |= cell.cell_type == 'markdown' and cell.source.startswith('## Exercises')
@@ -138,6 +139,31 @@ def at_the_end(net, xb, yb, size):
 def in_place(w, v, grad, lr, beta):
     v.mul_(beta).add_(grad)
     return w.sub_(v, alpha=lr), v
+
+
+def top_k(wrong=None):
+    def answer(z, y, k):
+        places = z.topk(k, largest=wrong != 'smallest').indices
+        hits = {'last': places[:, -1:], 'first': places[:, :1]}.get(wrong, places) == y[:, None]
+        count = hits.any(1).sum()
+        return {'count': count, 'k': count/len(y)/k}.get(wrong, count/len(y))
+    return answer
+
+
+def bootstrap(times=400, pick=None, share=.025, score=None, rows=None):
+    def answer(a, b):
+        a, b = a.float(), b.float()
+        if pick:
+            a, b = a[a != b], b[a != b]
+        n, ends = len(a), []
+        for _ in range(times):
+            i, j = torch.randint(n, (2, n))
+            if rows == 'all':
+                i = torch.randperm(n)
+            j = j if rows == 'two' else i
+            ends.append(score(a[i], b[j]) if score else (a[i].mean() - b[j].mean()).item())
+        return torch.tensor(ends).quantile(torch.tensor([share, 1 - share])).tolist()
+    return answer
 
 
 # Per chapter and check: what begins the sentence, or stands in it, and answers that get it.
@@ -201,7 +227,35 @@ ANSWERS = {
         '1 - beta': [lambda w, v, g, lr, b: (w - lr*(b*v + (1 - b)*g), b*v + (1 - b)*g)],
         'the new w and the new v': [lambda w, v, g, lr, b: w - lr*v],
         'shape': [lambda w, v, g, lr, b: (1, 2)],
-        'ends with': [lambda *args: 1/0]}}
+        'ends with': [lambda *args: 1/0]},
+    ('04_evaluation', 'check_top_k'): {
+        'right': [top_k(), lambda z, y, k: np.mean([t in row[-k:] for row, t in zip(
+            z.argsort(1).tolist(), y.tolist())])],
+        'not solved yet': [lambda *args: None],
+        'a count': [top_k('count')], 'whatever k is': [top_k('first')],
+        'k smallest': [top_k('smallest')], 'only the k-th': [top_k('last')],
+        'not by all k': [top_k('k')], 'ends with': [lambda *args: 1/0]},
+    ('04_evaluation', 'check_rows'): {
+        'right': [lambda p, half: p*(1 - p)*(1.96/half)**2,
+                  lambda p, half: -(-p*(1 - p)*1.96**2//half**2)],
+        'right: 2 for 1.96': [lambda p, half: p*(1 - p)*(2/half)**2],
+        'not solved yet': [lambda *args: None],
+        'not one': [lambda p, half: p*(1 - p)/half**2],
+        'is for 90 %': [lambda p, half: p*(1 - p)*(1.645/half)**2],
+        'each side': [lambda p, half: p*(1 - p)*(1.96/2/half)**2],
+        'square it': [lambda p, half: p*(1 - p)*1.96/half],
+        'worst case': [lambda p, half: (1.96/half)**2/4]},
+    ('04_evaluation', 'check_bootstrap'): {
+        'right': [bootstrap()],
+        'not solved yet': [lambda a, b: None],
+        'these are counts': [bootstrap(score=lambda a, b: (a - b).sum().item())],
+        'also where both agree': [bootstrap(pick=True)],
+        'one accuracy': [bootstrap(score=lambda a, b: a.mean().item())],
+        'turned round': [bootstrap(score=lambda a, b: (b.mean() - a.mean()).item())],
+        'with replacement': [bootstrap(rows='all')],
+        'same rows for a and b': [bootstrap(rows='two')],
+        '2.5 % at each end': [bootstrap(share=.05)],
+        'stops with': [lambda a, b: 1/0]}}
 
 
 @pytest.mark.parametrize('stem, check', ANSWERS, ids=lambda name: name)
@@ -209,7 +263,7 @@ def test_what_the_check_says(stem, check):
     for words, answers in ANSWERS[stem, check].items():
         for number, answer in enumerate(answers):
             got = chapter(stem)[check](answer)
-            assert words in got and got.startswith('right') == (words == 'right'), (words, number)
+            assert words in got and got.startswith('right') == words.startswith('right'), (words, number, got)
 
 
 CASES = [('right: it is', torch.tensor([1., 2.])), ('not right: turned', torch.tensor([2., 1.])),
