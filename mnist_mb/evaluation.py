@@ -244,7 +244,8 @@ def expected_calibration_error(
 def _slope(beta, logits, target):
     "The slope in `beta` of the loss of `beta*logits`, mean over the rows."
     expected = (softmax(beta*logits)*logits).sum(1)
-    return (expected - logits.gather(1, target[:, None])[:, 0]).mean().item()
+    have = logits.gather(1, target[:, None])[:, 0]
+    return (expected - have).mean().item()
 
 # %% ../nbs/04_evaluation.ipynb #15ee1fc2
 def fit_temperature(
