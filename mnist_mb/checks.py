@@ -90,6 +90,8 @@ def noted(
 _CURES = {  # some words of an error: what helps
     'mat1 and mat2 shapes': 'x.flatten(1) makes rows of images',
     'must have the same dtype': 'of bytes, x.float()/256; else x.float()',
+    'out of bounds': 'labels go from 0 to the number of outputs - 1; a '
+                     'network that says yes or no has two outputs',
     'multi-target not supported': 'labels of shape (n, 1): y.squeeze(1)',
     'Boolean value of Tensor': 'loss_func may be a class; pass an object, '
                                'such as nn.CrossEntropyLoss()',
@@ -108,7 +110,8 @@ def _about(what, batch):
                 'collate_fn for the DataLoader can make pairs (xb, yb)')
     if not isinstance(batch, (tuple, list)):
         return (f'the last minibatch {what} is no pair (xb, yb): '
-                f'{_seen(batch)}; all rows at once are a tuple (x, y)')
+                f'{_seen(batch)}; all rows at once are a tuple (x, y) of '
+                'tensors, or for predict a tensor x')
     return f'the last minibatch {what}: ' + ', '.join(map(_seen, batch))
 
 # %% ../nbs/13_checks.ipynb #aacbf535

@@ -9,6 +9,7 @@ __all__ = ['mnist_mb_train', 'mnist_mb_predict', 'mnist_mb_pad', 'main']
 import argparse
 import io
 import os
+import re
 import sys
 import warnings
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from copy import deepcopy
 from functools import partial, wraps
 from math import isfinite
 from pathlib import Path
+from subprocess import list2cmdline
 
 import torch
 from fastcore.script import anno_parser
@@ -70,14 +72,16 @@ def _arguments(func, name):
     return {k: v for k, v in options.items() if k not in ('pdb', 'xtra')}
 
 # %% ../nbs/14_cli.ipynb #9cd663f2
-def _check_outputs(overwrite, *paths, picture=None):
-    "Refuse files that can't be written later."
-    paths = [user_path(path) for path in (*paths, picture) if path]
+def _check_outputs(overwrite, *paths, picture=None, inputs=()):
+    "Refuse files that can't be written later, or that are read."
+    paths = [user_path(p) for p in (*paths, picture) if p is not None]
     for path in paths:
         check_output(path, overwrite)
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise ValueError('two outputs are the same file')
-    if picture:
+    inputs = {user_path(path).resolve() for path in inputs}
+    files = [*inputs, *(path.resolve() for path in paths)]
+    if len({*files}) < len(files):
+        raise ValueError('an output is an input, or the same file as another')
+    if picture is not None:
         from matplotlib.figure import Figure
         kind = Path(picture).suffix[1:]
         Figure().savefig(io.BytesIO(), format=kind)
@@ -92,16 +96,23 @@ def _check_positive(**numbers):
 # %% ../nbs/14_cli.ipynb #066d6d66
 def _load(path):
     "The network whose weights are in the file."
+    names = []
     try:
         state = torch.load(user_path(path), 'cpu', weights_only=True)
-        state = {k.removeprefix('layers.'): v for k, v in state.items()}
-        model = Model(784, len(state['0.bias']), 10)
-        model.layers.load_state_dict(state)
+        for name in ('model_state_dict', 'state_dict'):
+            state = state.get(name, state)
+        names = [*state]
+        layers = [k for k in names if re.search(r'\b\d+\.(weight|bias)$', k)]
+        model = Model(784, len(state[layers[0]]), 10)
+        ours = zip(model.state_dict(), map(state.get, layers), strict=True)
+        model.load_state_dict(dict(ours))
     except OSError:
         raise
     except Exception as e:  # whatever another file leads to
-        raise ValueError(f'{path} has no weights of this network: '
-                         'mnist_mb_train --save FILE writes some') from e
+        raise ValueError(
+            f'{path} has {names[:9] or "no state_dict"}; weights of 784 to '
+            'nh to 10 are called 0.weight, 0.bias, 2.weight and 2.bias; '
+            'mnist_mb_train --save FILE writes some') from e
     if not all(p.isfinite().all() for p in model.parameters()):
         raise ValueError(f'{path} has weights that are inf or nan')
     return model
@@ -110,7 +121,7 @@ def _load(path):
 def _network(nh, seed, device, weights):
     "The network of the course, on the device, with weights new or saved."
     torch.manual_seed(seed)
-    model = _load(weights) if weights else None
+    model = None if weights is None else _load(weights)
     try:
         return (model or Model(784, nh, 10)).to(device)
     except (RuntimeError, AssertionError) as e:
@@ -174,7 +185,8 @@ def mnist_mb_train(
     torch.set_num_threads(threads)
     writes = os.environ.get('RANK', '0') == '0'
     if writes:
-        _check_outputs(overwrite, save, history, picture=plot)
+        _check_outputs(overwrite, save, history, picture=plot,
+                       inputs=[data, weights or data])
     group, epoch_func = _process(device, fast)
     with group as own:
         model = _network(nh, seed, own, weights)
@@ -199,8 +211,9 @@ def _write(model, table, overwrite, save, plot, history):
         torch.save(model.cpu().state_dict(), content := io.BytesIO())
         write = partial(Path.write_bytes, data=content.getvalue())
         write_whole(save, write, overwrite)
-        print(f'weights: {save}\nnext: mnist_mb_predict {save} PICTURE, '
-              f'or mnist_mb_pad {save} PAGE.html')
+        name = list2cmdline([save])  # with quotes, if it has spaces
+        print(f'weights: {save}\nnext: mnist_mb_predict {name} PICTURE, '
+              f'or mnist_mb_pad {name} PAGE.html')
     if plot:
         _draw(plot, plot_history(table)[0].figure, overwrite)
         print(f'learning curves: {plot}')
@@ -216,13 +229,13 @@ def _draw(path, figure, overwrite, dpi=150):
 @_command
 def mnist_mb_predict(
     weights: str,  # a file that mnist_mb_train --save wrote
-    picture: str,  # a digit (.png, .jpg, …), or several such pictures
+    picture: str,  # a digit (.png, .jpg, …), several, or a folder of them
     seen: str = None,  # draw here what the network saw (.png, …)
     overwrite: bool = False,  # may that replace a file?
 ) -> None:
     "Read the digit in each picture, dark on light or light on dark."
-    paths = [picture] if isinstance(picture, str | Path) else picture
-    _check_outputs(overwrite, picture=seen)
+    paths = _pictures(picture)
+    _check_outputs(overwrite, picture=seen, inputs=[weights, *paths])
     model, pictures, digits = _load(weights), [], []
     for path in paths:
         try:
@@ -246,6 +259,15 @@ def mnist_mb_predict(
     if len(digits) < len(paths):
         sys.exit(1)
 
+def _pictures(paths):
+    "The paths, one for each file that is not hidden in each folder."
+    files = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        folder = user_path(path)
+        inside = sorted(folder.glob('[!.]*')) if folder.is_dir() else []
+        files += [file for file in inside if file.is_file()] or [path]
+    return files
+
 def _reading(probs):
     "The digit, the doubt, and the three most probable digits."
     p, digits = probs.topk(3)
@@ -260,7 +282,7 @@ def mnist_mb_pad(
     overwrite: bool = False,  # may it replace a file?
 ) -> None:
     "Write a page to draw on, which shows what the network makes of it."
-    _check_outputs(overwrite, page)
+    _check_outputs(overwrite, page, inputs=[weights])
     write_whole(page, sketchpad(_load(weights)).save, overwrite)
     print(f'open it in a browser: {page}')
 

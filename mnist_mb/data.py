@@ -145,7 +145,6 @@ def get_data(
         if os.environ.get('MNIST_MB_DATA'):
             raise
         why = str(e).splitlines()[0]
-        warnings.warn(f'drawn digits, not MNIST ({why}): figures will '
-                      "differ. get_data('mnist') says how to get it",
-                      stacklevel=2)
-        return drawn_digits()
+    warnings.warn(f'drawn digits, not MNIST ({why}): figures will differ. '
+                  "get_data('mnist') says how to get it", stacklevel=2)
+    return drawn_digits()

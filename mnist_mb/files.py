@@ -29,16 +29,19 @@ class DataError(ValueError):
     "The data can't be had, or is not what it should be."
 
 # %% ../nbs/11_files.ipynb #5f6be2db
+_TYPES = {b'\x08': 'u1', b'\x09': 'i1', b'\x0b': '>i2', b'\x0c': '>i4',
+          b'\x0d': '>f4', b'\x0e': '>f8'}
+
 def parse_idx(
-    content: bytes,  # a whole unzipped IDX file of unsigned bytes
-) -> np.ndarray:  # uint8, of the shape that the header gives; read-only
+    content: bytes,  # a whole unzipped IDX file
+) -> np.ndarray:  # of the shape and type that the header gives; read-only
     "The array that an IDX file holds."
-    if content[:3] != b'\0\0\x08':
-        raise DataError('no IDX file of bytes: '
-                        f'it begins with {content[:12]!r}')
+    if content[:2] != b'\0\0' or content[2:3] not in _TYPES:
+        raise DataError(f'no IDX file: it begins with {content[:12]!r}')
     header = 4 + 4*content[3]
     shape = [int.from_bytes(content[i:i+4]) for i in range(4, header, 4)]
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    values = np.frombuffer(content, _TYPES[content[2:3]], offset=header)
+    return values.reshape(shape)
 
 # %% ../nbs/11_files.ipynb #2ae43624
 def _to_idx(a: np.ndarray) -> bytes:
@@ -91,14 +94,6 @@ def _unzip(raw: bytes) -> bytes:
         raise DataError(f'more than {_MOST:,} bytes, too many for MNIST')
     return content
 
-# %% ../nbs/11_files.ipynb #c970abc4
-def _describe(content: bytes) -> str:
-    "What the bytes are, for an error message."
-    size, head = f'{len(content):,} bytes', content[:1000].lower()
-    if b'<html' in head or b'<!doctype html' in head:
-        return f'an HTML page of {size}'
-    return f'another file, {size} that begin with {content[:12]!r},'
-
 # %% ../nbs/11_files.ipynb #97293746
 def verify(
     raw: bytes,  # what was found, gzipped or not
@@ -110,8 +105,8 @@ def verify(
     for found in (content, raw):
         if hashlib.sha256(found).hexdigest() in known:
             return content
-    what = _describe(content)
-    raise DataError(f'{what} where {file} of {name} should be')
+    raise DataError(f'{len(content):,} bytes that begin with '
+                    f'{content[:14]!r}, where {file} of {name} should be')
 
 # %% ../nbs/11_files.ipynb #edc73a9a
 _TORCHVISION = {'mnist': 'MNIST/raw', 'fashion': 'FashionMNIST/raw',
@@ -178,7 +173,8 @@ def _read_whole(path: Path, name: str) -> list[np.ndarray]:
         x, xt = x.reshape(-1, 28, 28), xt.reshape(-1, 28, 28)
     except Exception as e:
         why = f'{type(e).__name__}: {e}'.splitlines()[0]
-        raise DataError(f'{_describe(content)} is no MNIST ({why})') from e
+        raise DataError(f'{len(content):,} bytes that begin with '
+                        f'{content[:14]!r} are no MNIST ({why})') from e
     return [parse_idx(verify(_to_idx(a), file, name))
             for a, file in zip((x, y, xt, yt), _FILES)]
 
@@ -231,9 +227,10 @@ def _pooch():
 
 def _cache_folder() -> Path:
     "Where data that was fetched or drawn is kept."
-    pooch = _pooch()
-    return user_path(os.environ.get('MNIST_MB_CACHE')
-                     or pooch.os_cache('mnist_mb'))
+    named = os.environ.get('MNIST_MB_CACHE')
+    if not named and os.path.expanduser('~') == '~':  # nobody's home
+        named = Path(tempfile.gettempdir())/'mnist_mb'
+    return user_path(named or _pooch().os_cache('mnist_mb'))
 
 # %% ../nbs/11_files.ipynb #96252c7c
 def _by_hand(name: str) -> str:
@@ -292,8 +289,10 @@ def fetch_dataset(
     return folder
 
 # %% ../nbs/11_files.ipynb #747a7e0a
-def _places(name: str) -> Iterator[tuple[Path, bool]]:
+def _places(name: str, path=None) -> Iterator[tuple[Path, bool]]:
     "Where a set may be: (the path, whether somebody named it)."
+    if path is not None:
+        yield user_path(path), True
     inside = '' if name == 'mnist' else name
     if named := os.environ.get('MNIST_MB_DATA'):
         place = user_path(named)/inside
@@ -311,7 +310,7 @@ def find_dataset(
     name: str = 'mnist',  # which of the `DATASETS`
 ) -> tuple[list[np.ndarray], str]:  # x, y, x_test, y_test; and the place
     "A data set from the first place that has it; else a `DataError`."
-    for place, named in [(user_path(path), True)] if path else _places(name):
+    for place, named in _places(name, path):
         try:
             return _read_place(place, name), str(place)
         except DataError as e:
@@ -349,10 +348,9 @@ def check_output(
     "Raise a `ValueError` unless the file can be written later."
     path = user_path(path)
     try:
-        if path.exists() and not path.is_file():
-            raise OSError('it is no regular file')
-        if path.exists() and not overwrite:
-            raise OSError(f'it exists: choose another name, or say {cure}')
+        if path.exists() and not (overwrite and path.is_file()):
+            raise OSError('it exists: choose another name, or say '
+                          f'{cure} to replace a regular file')
         if path.exists():
             open(path, 'ab').close()
         tempfile.TemporaryFile(dir=path.resolve().parent).close()
@@ -365,14 +363,14 @@ def cached(
     make: Callable,  # returns the arrays, if the cache lacks them
 ) -> list[np.ndarray]:
     "Arrays of bytes from the cache, if it has them; else made and kept."
-    def checksum(arrays):
+    def digest(arrays):
         content = b''.join(map(_to_idx, arrays))
         return hashlib.sha256(name.encode() + content).hexdigest()
     file = _cache_folder()/f'{name}.npz'
     try:
         with np.load(file) as kept:
             *arrays, known = kept.values()
-        if known == checksum(arrays):
+        if known == digest(arrays):
             return arrays
     except Exception:  # not there, half a file, or something else
         pass
@@ -380,5 +378,5 @@ def cached(
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, lambda path: np.savez(path, *arrays,
-                                                checksum(arrays)))
+                                                digest(arrays)))
     return arrays

@@ -4,9 +4,11 @@ Most run in this process, through `main` and the command line, since a start cos
 """
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -15,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
 import mnist_mb
 from mnist_mb.cli import main, mnist_mb_train
@@ -100,14 +103,23 @@ def seven(path, ink='navy', paper='ivory'):
     ('train --data not-there', 'not-there'), ('train --save .', "can't write .: "),
     ('train --save no/such/x.pt', "can't write no/such/x.pt: No such file"),
     ('train --plot curves.docx', "'docx' is not supported"),
-    ('train --save same.png --plot ./same.png', 'two outputs are the same file'),
+    ('train --save same.png --plot ./same.png', 'an output is an input, or the same'),
+    ('predict saved.pt old.png --seen ./old.png --overwrite', 'an output is an input'),
+    ('pad saved.pt ./saved.pt --overwrite', 'an output is an input'),
+    ('train --weights saved.pt --save saved.pt --overwrite', 'an output is an input'),
+    ('train --data old.pt --history old.pt --overwrite', 'an output is an input'),
     ('train --save old.pt', 'old.pt: it exists'), ('pad saved.pt old.pt', 'old.pt: it exists'),
     ('predict saved.pt seven.png --seen old.pt', 'old.pt: it exists'),
-    ('predict no.pt seven.png', 'No such file'), ('pad . pad.html', 'Is a directory')])
+    ('predict no.pt seven.png', 'No such file'), ('pad . pad.html', 'Is a directory'),
+    ("train --save ''", "can't write ."), ("train --weights ''", 'Is a directory'),
+    ("train --data ''", 'it lacks train-images'), ("pad saved.pt ''", "can't write ."),
+    (f'predict {300*"x"} old.png', 'name too long'), (f'pad saved.pt {300*"x"}', 'name too long'),
+    (f'train --save {300*"x"}', 'name too long'), (f'train --data {300*"x"}', 'name too long')])
 def test_what_it_cannot_do_it_says_in_one_line(run, saved, tmp_path, line, words):
     (tmp_path/'old.pt').write_text('precious')
+    seven(tmp_path/'old.png')
     before = sorted(tmp_path.iterdir())
-    code, out, err = run(*line.split())
+    code, out, err = run(*('' if word == "''" else word for word in line.split()))
     assert code == 1 and out == '' and len(err.splitlines()) == 1, (out, err)
     assert err.startswith(f'mnist_mb_{line.split()[0]}: ') and words in err
     assert before == sorted(tmp_path.iterdir()) and (tmp_path/'old.pt').read_text() == 'precious'
@@ -158,12 +170,24 @@ def test_it_trains_as_fit_does(run, drawn, tmp_path):
     assert not same(torch.load('w.pt', weights_only=True), model.state_dict())  # rounding
 
 
-@pytest.mark.parametrize('layout', ['version 0.2.0', 'of nn.Sequential', 'float64'])
+def prefixed(by):
+    return lambda name, p: (f'{by}{name}', p)
+
+
+LAYOUTS = {
+    'version 0.2.0': prefixed(''), 'float64': lambda name, p: (name, p.double()),
+    'of nn.Sequential': lambda name, p: (name.removeprefix('layers.'), p),
+    'after a Flatten': lambda name, p: (f'{int(name[7]) + 1}{name[8:]}', p),
+    'compiled': prefixed('_orig_mod.'), 'in parallel': prefixed('module.'),
+    'both': prefixed('module._orig_mod.'), 'an attribute of a class': prefixed('net.')}
+
+
+@pytest.mark.parametrize('layout', [*LAYOUTS, 'model_state_dict', 'state_dict'])
 def test_saved_weights_are_loaded(run, weights, layout):
     "A tiny learning rate leaves them as they are; the width is theirs."
-    change = {'of nn.Sequential': lambda name, p: (name.removeprefix('layers.'), p),
-              'float64': lambda name, p: (name, p.double())}.get(layout, lambda *pair: pair)
-    torch.save(OrderedDict(change(*pair) for pair in weights.items()), 'a.pt')
+    change = LAYOUTS.get(layout, prefixed(''))
+    state = OrderedDict(change(*pair) for pair in weights.items())
+    torch.save(state if layout in LAYOUTS else {'epoch': 3, layout: state}, 'a.pt')
     code, _, err = run('train', *FEW, '--weights', 'a.pt', '--lr', '1e-30', '--save', 'b.pt',
                        '--threads', '2')
     assert (code, err, torch.get_num_threads()) == (0, '', 2)
@@ -182,13 +206,14 @@ class Trap:
 
 
 @pytest.mark.parametrize('spoil, words', [
-    (lambda p: p.write_text('not weights'), 'has no weights of this network: mnist_mb_train'),
-    (lambda p: p.write_bytes(p.read_bytes()[:3000]), 'has no weights'),
-    (lambda p: torch.save(Trap(), p), 'has no weights'),
-    (lambda p: torch.save([1], p), 'has no weights'),
-    (lambda p: damaged(p, 'layers.1.bias', torch.zeros(3)), 'has no weights'),
-    (lambda p: damaged(p, 'layers.0.weight', torch.zeros(20, 28)), 'has no weights'),
-    (lambda p: torch.save(Model(784, 20, 3).state_dict(), p), 'has no weights'),
+    (lambda p: p.write_text('not weights'), 'has no state_dict; weights of 784 to nh to 10 are'),
+    (lambda p: p.write_bytes(p.read_bytes()[:3000]), 'has no state_dict'),
+    (lambda p: torch.save(Trap(), p), 'has no state_dict'),
+    (lambda p: torch.save([1], p), 'has no state_dict'),
+    (lambda p: torch.save(nn.Linear(2, 3).state_dict(), p), "has ['weight', 'bias']; weights"),
+    (lambda p: damaged(p, 'layers.1.bias', torch.zeros(3)), "'layers.1.bias']; weights of"),
+    (lambda p: damaged(p, 'layers.0.weight', torch.zeros(20, 28)), 'weights of 784 to nh'),
+    (lambda p: torch.save(Model(784, 20, 3).state_dict(), p), 'weights of 784 to nh to 10'),
     (lambda p: damaged(p, 'layers.2.bias', torch.full((10,), torch.nan)), 'inf or nan')])
 def test_what_has_no_weights_is_refused(run, saved, tmp_path, spoil, words):
     spoil(saved)
@@ -214,6 +239,43 @@ def test_it_reads_pictures(run, saved):
     errors = zip(why, err.splitlines(), strict=True)
     assert code == 1 and all(re.match(f'mnist_mb_predict: .*{w}', e) for w, e in errors), err
     assert Image.open('seen.png').format == 'PNG'
+
+
+def test_it_reads_a_folder_of_pictures(run, saved, tmp_path):
+    (tmp_path/'my pictures/more').mkdir(parents=True)
+    for name in ('b.png', 'a.jpg', '.hidden.png', 'more/c.png'):
+        seven(f'my pictures/{name}')
+    seven('d.png')
+    code, out, err = run('predict', saved, 'my pictures', 'd.png', '--seen', 'seen.png')
+    assert (code, err) == (0, '')
+    lines = re.findall(r'^(.*): 7, doubt', out, re.M)
+    assert lines == [str(Path('my pictures')/name) for name in ('a.jpg', 'b.png')] + ['d.png']
+    assert run('predict', saved, 'my pictures', '--seen', 'my pictures/a.jpg',
+               '--overwrite')[0] == 1  # that is an input
+    (tmp_path/'empty').mkdir()
+    code, out, err = run('predict', saved, 'empty')
+    assert (code, out) == (1, '') and 'no picture in empty' in err
+
+
+def test_the_next_command_can_be_pasted(run, tmp_path):
+    (tmp_path/'my dir').mkdir()
+    code, out, _ = run('train', *FEW, '--save', 'my dir/w 1.pt')
+    assert code == 0 and 'weights: my dir/w 1.pt\n' in out
+    command, = re.findall('next: mnist_mb_(.*), or mnist', out)
+    _, *args = shlex.split(command.replace('PICTURE', str(seven('a.png'))))
+    assert run('predict', *args)[0] == 0
+
+
+def test_nobody_without_a_home(run, monkeypatch, tmp_path):
+    "In a container the user may have no name and no home: the cache is a temporary folder."
+    monkeypatch.setattr(os.path, 'expanduser', lambda path: path)
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path/'tmp'))
+    (tmp_path/'tmp').mkdir()
+    for name in ('MNIST_MB_CACHE', 'MNIST_MB_DATA'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('MNIST_MB_OFFLINE', '1')
+    code, out, err = run('train', '--data', 'mnist')
+    assert code == 1 and err.count('Error') == 0 and str(tmp_path/'tmp/mnist_mb') in err, err
 
 
 def test_it_says_what_is_doubtful_about_the_ink(run, saved):

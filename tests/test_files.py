@@ -170,7 +170,8 @@ def mirrors(server, monkeypatch):
 
 
 WHERE = f'where {IMAGES} of mnist should be'
-FAULTS = {'missing': 'HTTPError: 404', 'page': f'an HTML page of 4,512 bytes {WHERE}',
+FAULTS = {'missing': 'HTTPError: 404',
+          'page': f"4,512 bytes that begin with b'<!DOCTYPE html', {WHERE}",
           'half': 'damaged gzip', 'cut': 'IncompleteRead', 'flip': 'damaged gzip',
           'again': 'known hash', 'loop': 'TooManyRedirects'}
 
@@ -262,8 +263,8 @@ ON_DISK = {
     'trailing bytes': (LABELS, RAW[LABELS] + b'\0\0', '22 bytes that begin with'),
     'one bit in a label': (LABELS, flipped(RAW[LABELS], -1), f'where {LABELS}'),
     'files swapped': (LABELS, GZ[FILES[3]], f'where {LABELS}'),
-    'empty': (LABELS, b'', 'another file, 0 bytes'),
-    'a web page': (LABELS, PAGE, f'an HTML page of 4,512 bytes where {LABELS}'),
+    'empty': (LABELS, b'', "0 bytes that begin with b''"),
+    'a web page': (LABELS, PAGE, f"4,512 bytes that begin with b'<!DOCTYPE html', where {LABELS}"),
     'a folder': (LABELS, Path.mkdir, 'lacks train-labels'),
     'a link to itself': (LABELS, itself, 'lacks train-labels'),
     'missing': (LABELS, None, 'lacks train-labels'),
@@ -399,7 +400,7 @@ def test_whichever_layout_is_right(bad, tmp_path):
     (tmp_path/'mnist.pkl').write_bytes(toy_pickle())
     assert all_right(tmp_path)
     (tmp_path/'mnist.pkl').write_bytes(PAGE)
-    says('HTML page', tmp_path)
+    says('DOCTYPE html', tmp_path)
     assert all_right(folder(tmp_path))
 
 
@@ -455,7 +456,7 @@ OTHERS = {
     'other arrays': (trio(np.full((2, 784), .5)), f'where {IMAGES} of mnist should be'),
     'another scale': (toy_pickle(scale=255, protocol=4), f'where {IMAGES} of mnist should be'),
     'images of one row': (trio(np.zeros((3, 9))), 'cannot reshape'),
-    'a web page': (PAGE, 'an HTML page of 4,512 bytes is no MNIST'),
+    'a web page': (PAGE, "4,512 bytes that begin with b'<!DOCTYPE html' are no MNIST"),
     'an IDX file': (RAW[LABELS], r"20 bytes that begin with b'\x00\x00\x08\x01"),
     'a table': (b'label,pixel0\n5,0\n', "begin with b'label,pixel0"),
     'a picture': (b'\x89PNG\r\n\x1a\n' + bytes(50), r"58 bytes that begin with b'\x89PNG"),
@@ -522,8 +523,8 @@ def test_a_named_folder_must_be_right(mirrors, monkeypatch):
     folder(Path('mine'), train_images_idx3_ubyte=PAGE)
     monkeypatch.setenv('MNIST_MB_DATA', 'mine')
     mirrors('good')
-    says('HTML page')
-    says('HTML page', 'mine')
+    says('DOCTYPE html')
+    says('DOCTYPE html', 'mine')
 
 
 @pytest.mark.parametrize('home', ['~', '$HOME', '${HOME}'])
@@ -563,8 +564,12 @@ def test_parse_idx():
     for bad in (TINY + b'1', TINY[:-1], TINY[:6], bytes([0, 0, 8, 65]) + b'\0\0\0\1'*65 + b'\7'):
         with pytest.raises(ValueError):
             parse_idx(bad)
-    for bad in (b'', PAGE, b'\0\0\x0d' + TINY[3:]):
-        with pytest.raises(DataError, match='no IDX file of bytes: it begins with'):
+    for code, kind in ((9, '>i1'), (11, '>i2'), (12, '>i4'), (13, '>f4'), (14, '>f8')):
+        values = np.array([[1, -2, 3]], kind)
+        got = parse_idx(bytes([0, 0, code, 2,  0, 0, 0, 1,  0, 0, 0, 3]) + values.tobytes())
+        assert got.dtype == kind and got.tolist() == values.tolist()
+    for bad in (b'', b'\0\0', PAGE, b'\0\0\x0a' + TINY[3:]):
+        with pytest.raises(DataError, match='no IDX file: it begins with'):
             parse_idx(bad)
 
 
@@ -592,14 +597,14 @@ def test_write_whole(tmp_path):
 def test_check_output(tmp_path):
     there = tmp_path/'there.pt'
     there.write_text('x')
-    for path, words in ((tmp_path, 'no regular file'), (tmp_path/'no'/'a.pt', 'No such file'),
+    for path, words in ((tmp_path, 'regular file'), (tmp_path/'no'/'a.pt', 'No such file'),
                         (there, 'exists: choose another name, or say --overwrite'),
                         (tmp_path/('x'*300), 'File name too long'), (there/'x', 'Not a directory')):
         with pytest.raises(ValueError, match=f"can't write .*: .*{words}"):
             check_output(path)
     with pytest.raises(ValueError, match='or say overwrite=True'):
         check_output(str(there), cure='overwrite=True')
-    with pytest.raises(ValueError, match='no regular file'):
+    with pytest.raises(ValueError, match='regular file'):
         check_output(os.devnull, overwrite=True)
     check_output(there, overwrite=True)
     check_output(tmp_path/'new.pt')
