@@ -317,11 +317,7 @@ def test_the_page_has_the_layers_and_their_very_weights():
 
 @pytest.mark.parametrize('options, why', [
     ({'classes': ['a', 'b']}, '2 names, and the model 3'),
-    ({'examples': (torch.zeros(5, 784), tensor([0, 1, 2]))}, r'zip\(\)'),
-    ({'examples': (torch.full((2, 784), 300.), tensor([0, 1]))}, 'from 0 to 1'),
-    ({'examples': (torch.zeros(2, 784), tensor([0, 3]))}, 'to 3; .* 0 to 2'),
-    ({'examples': (torch.zeros(2, 784), tensor([0, -1]))}, '0 to 2'),
-    ({'examples': (torch.full((2, 784), float('nan')), tensor([0, 1]))}, 'nan')])
+    ({'examples': (torch.zeros(5, 784), tensor([0, 1, 2]))}, r'zip\(\)')])
 def test_options_refused(options, why):
     with pytest.raises(ValueError, match=why):
         sketchpad(small(), **options)
