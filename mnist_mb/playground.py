@@ -39,8 +39,6 @@ def center_of_mass(
     return sums/mass[:, None]
 
 # %% ../nbs/09_playground.ipynb #4be1c4dc
-#| code-fold: true
-#| code-summary: "How much each new pixel has of each old one"
 def _area_shares(n, wanted):
     "How much each of `wanted` has of `n` cells: (wanted, n)."
     edges = torch.arange(wanted + 1, dtype=torch.float64)*n/wanted
