@@ -4,15 +4,19 @@ Formulas become MathML here, so that no page needs a script to show them, and no
 party for anything. An exported function appears once: its source is its entry. Pictures say how
 large they are, so that nothing moves while a page loads, and a tap enlarges them. Phones get a
 table of contents, too. Links to this site are relative, so that a copy of it leads to itself. The
-search knows each name that the API page lists.
+first time that a page names a term of another page, it says what that is. The search knows these
+terms and each name that the API page lists. What no page uses of themes and icons is left out.
 """
 import html
 import json
+import logging
 import os
 import re
 import struct
 from pathlib import Path
 
+import yaml
+from fontTools import subset
 from math_core import LatexToMathML
 
 latex = LatexToMathML()
@@ -41,8 +45,19 @@ NAMED = re.compile(r'<td[^>]*><a href="\./(\w+\.html#\w+)"><code>(\w+)</code></a
                    r'<td[^>]*>(.*?)</td>', re.S)
 TOC = re.compile(r'<nav id="TOC".*?(<ul>.*?</ul>)\s*(?:<div|</nav>)', re.S)
 HOME = re.compile(r'<link rel="canonical" href="(.*/)[^/]*">')
+# Not prose, then a term of another page
+PROSE = (r'<(header|pre|a|em|strong|code|math|h\d|script|style|summary|figure|table|button|label'
+         r'|svg)\b.*?</\1>|<[^>]+>|\b(%s)(?=s?\b)')
+NAME = r'[A-Za-z_][\w-]*'
+LINKS = re.compile(r'(<p><a href="https://colab[^>]*>.*?)</p>')
+MINUTES = re.compile(r'<td><a href="(?:[^"]*/)?(\w+\.html)">[^<]*</a></td>'
+                     r'(?:(?!</tr>).)*<td>(\d+)</td>\s*</tr>', re.S)
+SHORT = re.compile(r'<code>(?=[^<]*[- ])[^<]{1,24}</code>')
 # What a Markdown page has no use for
 HEAVY = re.compile(r'<script.*?</script>|<img [^>]*src="data:[^>]*>', re.S)
+
+
+TERMS = yaml.safe_load(Path(__file__).with_name('terms.yml').read_text(encoding='utf-8'))
 
 
 def mathml(kind, tex):
@@ -91,7 +106,26 @@ def contents(page):
     return re.sub(r'</header>(?=\s*<!-- WARNING)', lambda match: match[0] + listed, page)
 
 
-def finish(path):
+def define(page, name):
+    "The first time that a page names a term of another page, it leads there, and says what it is."
+    awaited = {term for term, about in TERMS.items() if not about['place'].startswith(name)
+               and not re.search(rf'<(em|strong)>{term}s?</', page)}  # which explains it itself
+
+    def link(match):
+        if (term := match[2]) not in awaited:
+            return match[0]
+        awaited.remove(term)
+        said = html.escape(f'{term[0].upper()}{term[1:]}: {TERMS[term]["means"]}.')
+        return (f'<a class="term" href="{TERMS[term]["place"]}" data-tippy-content="{said}">'
+                f'{term}</a>')
+
+    start, end = page.index('<main'), page.index('</main>')
+    words = '|'.join(sorted(TERMS, key=len, reverse=True))
+    prose = re.compile(PROSE % words, re.S)
+    return page[:start] + prose.sub(link, page[start:end]) + page[end:]
+
+
+def finish(path, minutes):
     "Rewrite one page."
     def image(match):
         src, rest = match.groups()
@@ -108,32 +142,71 @@ def finish(path):
     page = LINK.sub(r'\2<p class="source">\1</p>', page)
     page = PRIVATE.sub(r'\1', page)
     page = IMAGE.sub(image, anchors(page))
+    page = SHORT.sub(lambda match: match[0].replace('<code>', '<code class="short">'), page)
     home = HOME.search(page)
     if home and path.name != '404.html':  # which is shown at any address
         page = page.replace(f'<a href="{home[1]}', '<a href="')
-        page = contents(page)
+        page = define(contents(page), path.name)
+    if path.name in minutes:
+        page = LINKS.sub(rf'\1 · {minutes[path.name]} minutes without exercises</p>', page, 1)
     path.write_text(page, encoding='utf-8')
 
 
 def finish_search(path, names):
-    "Formulas in what the search finds read as text, and public names are found."
+    "Formulas in what the search finds read as text; public names and terms are found."
     sections = json.loads(path.read_text(encoding='utf-8'))
     for section in sections:
         text = section['text'].replace('Exported source', '')
         section['text'] = TEX.sub(lambda match: plain.get(match[0], match[0]), text)
-    found = {section['objectID']: section for section in sections}
+    found = {section['objectID']: section for section in sections
+             if not section['href'].endswith('#what-you-can-now-do')}  # it repeats the others
     for href, name, sentence in NAMED.findall(names):
         about = {'section': name, 'text': html.unescape(TAGS.sub('', sentence))}
         found[href] = found[href.split('#')[0]] | {'objectID': href, 'href': href} | about
+    for term, about in TERMS.items():
+        entry = {'objectID': term, 'href': about['place'], 'section': term,
+                 'text': f'{term}: {about["means"]}'}
+        found[term] = found[about['place'].split('#')[0]] | entry
     path.write_text(json.dumps([*found.values()], ensure_ascii=False), encoding='utf-8')
+
+
+def slim(site):
+    "Of themes and icons, what pages and scripts name; they come with all that Bootstrap has."
+    used, scripts = ({word for path in site.glob(kind)
+                      for word in re.findall(NAME, path.read_text(encoding='utf-8'))}
+                     for kind in ('*.html', 'site_libs/**/*.js'))
+    used |= scripts
+    begun = tuple(word for word in scripts if re.fullmatch(r'(?!bi)\w{2,}-', word))  # and glued on
+
+    def rule(match):
+        for selector in re.sub(r':not\([^()]*\)', '', match[1]).split(','):
+            names = re.findall(rf'[.#]({NAME})', selector)
+            if all(name in used or name.startswith(begun) for name in names):
+                return match[0]
+        return ''
+
+    for path in site.glob('site_libs/bootstrap/*.css'):
+        style = re.sub('--quarto-scss-export-[^;}]*;?', '', path.read_text(encoding='utf-8'))
+        path.write_text(re.sub(r'([^{}]+)\{([^{}]*)\}', rule, style), encoding='utf-8')
+    logging.getLogger('fontTools').setLevel(logging.ERROR)
+    icons = site/'site_libs/bootstrap/bootstrap-icons'
+    codes = re.findall(r'content: "\\(\w+)"', icons.with_suffix('.css').read_text(encoding='utf-8'))
+    options = subset.Options(flavor='woff')
+    font = subset.load_font(icons.with_suffix('.woff'), options)
+    smaller = subset.Subsetter(options)
+    smaller.populate(unicodes=[int(code, 16) for code in codes])
+    smaller.subset(font)
+    subset.save_font(font, icons.with_suffix('.woff'), options)
 
 
 if __name__ == '__main__':
     site = Path(os.environ['QUARTO_PROJECT_OUTPUT_DIR'])
+    home = (site/'index.html').read_text(encoding='utf-8')
     for page in site.glob('*.html'):
-        finish(page)
+        finish(page, dict(MINUTES.findall(home)))
     if (site/'api.html').exists():  # not where a single page is rendered
         finish_search(site/'search.json', (site/'api.html').read_text(encoding='utf-8'))
+        slim(site)
     (site/'404.md').unlink(missing_ok=True)
     for document in site.glob('*.md'):
         document.write_text(HEAVY.sub('', document.read_text(encoding='utf-8')), encoding='utf-8')
