@@ -47,17 +47,24 @@ TOC = re.compile(r'<nav id="TOC".*?(<ul>.*?</ul>)\s*(?:<div|</nav>)', re.S)
 HOME = re.compile(r'<link rel="canonical" href="(.*/)[^/]*">')
 # Not prose, then a term of another page
 PROSE = (r'<(header|pre|a|em|strong|code|math|h\d|script|style|summary|figure|table|button|label'
-         r'|svg)\b.*?</\1>|<[^>]+>|\b(%s)(?=s?\b)')
+         r'|svg)\b.*?</\1>|<[^>]+>|\b(%s)s?\b')
 NAME = r'[A-Za-z_][\w-]*'
 LINKS = re.compile(r'(<p><a href="https://colab[^>]*>.*?)</p>')
 MINUTES = re.compile(r'<td><a href="(?:[^"]*/)?(\w+\.html)">[^<]*</a></td>'
                      r'(?:(?!</tr>).)*<td>(\d+)</td>\s*</tr>', re.S)
 SHORT = re.compile(r'<code>(?=[^<]*[- ])[^<]{1,24}</code>')
+# What a screen reader calls the bars of a page, and headers of a table that say nothing to it
+BARS = {'class="navbar': 'This site', 'class="quarto-secondary': 'This chapter',
+        'id="quarto-sidebar"': 'Chapters', 'class="page-navigation': 'Previous and next chapter'}
+# The first stop of the keyboard leads over the bar and the chapters.
+SKIP = '<a class="skip" href="#quarto-document-content">To the text</a>'
+EMPTY = re.compile(r'<th\b([^>]*)></th>')
 # What a Markdown page has no use for
 HEAVY = re.compile(r'<script.*?</script>|<img [^>]*src="data:[^>]*>', re.S)
 
 
 TERMS = yaml.safe_load(Path(__file__).with_name('terms.yml').read_text(encoding='utf-8'))
+ONE = {term.removesuffix('s'): term for term in TERMS}
 
 
 def mathml(kind, tex):
@@ -108,20 +115,19 @@ def contents(page):
 
 def define(page, name):
     "The first time that a page names a term of another page, it leads there, and says what it is."
-    awaited = {term for term, about in TERMS.items() if not about['place'].startswith(name)
-               and not re.search(rf'<(em|strong)>{term}s?</', page)}  # which explains it itself
+    awaited = {one for one, term in ONE.items() if not TERMS[term]['place'].startswith(name)
+               and not re.search(rf'<(em|strong)>{one}s?</', page)}  # which explains it itself
 
     def link(match):
-        if (term := match[2]) not in awaited:
+        if (one := match[2]) not in awaited:
             return match[0]
-        awaited.remove(term)
-        said = html.escape(f'{term[0].upper()}{term[1:]}: {TERMS[term]["means"]}.')
-        return (f'<a class="term" href="{TERMS[term]["place"]}" data-tippy-content="{said}">'
-                f'{term}</a>')
+        awaited.remove(one)
+        place, means = TERMS[ONE[one]].values()
+        said = html.escape(f'{ONE[one][0].upper()}{ONE[one][1:]}: {means}.')
+        return f'<a class="term" href="{place}" data-tippy-content="{said}">{match[0]}</a>'
 
     start, end = page.index('<main'), page.index('</main>')
-    words = '|'.join(sorted(TERMS, key=len, reverse=True))
-    prose = re.compile(PROSE % words, re.S)
+    prose = re.compile(PROSE % '|'.join(sorted(ONE, key=len, reverse=True)), re.S)
     return page[:start] + prose.sub(link, page[start:end]) + page[end:]
 
 
@@ -142,6 +148,11 @@ def finish(path, minutes):
     page = LINK.sub(r'\2<p class="source">\1</p>', page)
     page = PRIVATE.sub(r'\1', page)
     page = IMAGE.sub(image, anchors(page))
+    page = EMPTY.sub(r'<td\1></td>', page)
+    page = page.replace(' role="navigation"', ' role="button"')  # of links that open and shut
+    page = re.sub('<body[^>]*>', rf'\g<0>{SKIP}', page, count=1)
+    for nav, label in BARS.items():
+        page = page.replace(f'<nav {nav}', f'<nav aria-label="{label}" {nav}')
     page = SHORT.sub(lambda match: match[0].replace('<code>', '<code class="short">'), page)
     home = HOME.search(page)
     if home and path.name != '404.html':  # which is shown at any address
@@ -156,7 +167,7 @@ def finish_search(path, names):
     "Formulas in what the search finds read as text; public names and terms are found."
     sections = json.loads(path.read_text(encoding='utf-8'))
     for section in sections:
-        text = section['text'].replace('Exported source', '')
+        text = re.sub('Exported source|Open in Colab · Download the notebook', '', section['text'])
         section['text'] = TEX.sub(lambda match: plain.get(match[0], match[0]), text)
     found = {section['objectID']: section for section in sections
              if not section['href'].endswith('#what-you-can-now-do')}  # it repeats the others

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mnist_mb import _modidx
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
 CHAPTERS = [p for p in NOTEBOOKS if p.name[0].isdigit()]
@@ -125,13 +127,18 @@ def test_the_api_page_lists_every_public_name():
     assert not listed
 
 
+def sections(path):
+    "Of each anchor that the site gives a heading, the text below it."
+    markdown = '\n'.join(''.join(c['source']) for c in cells(path) if c['cell_type'] == 'markdown')
+    _, *parts = re.split(r'^#+ (.*)$', markdown, flags=re.M)
+    anchor = [re.sub(r'[^\w -]', '', h).strip().lower().replace(' ', '-') for h in parts[::2]]
+    return dict(zip([re.sub('^[^a-z]+', '', a) for a in anchor], parts[1::2]))
+
+
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_links_between_notebooks_lead_somewhere(path):
     anchors = {p.name: set(re.findall(r'<span id="([\w-]+)"', text(p).replace('\\"', '"')))
-               | {re.sub(r'[^\w -]', '', h.replace('`', '')).strip().lower().replace(' ', '-')
-                  for c in cells(p) if c['cell_type'] == 'markdown'
-                  for h in re.findall(r'^#+ (.*)$', ''.join(c['source']), re.M)}
-               for p in NOTEBOOKS}
+               | sections(p).keys() for p in NOTEBOOKS}
     for cell in cells(path):
         if cell['cell_type'] != 'markdown':
             continue
@@ -139,6 +146,29 @@ def test_links_between_notebooks_lead_somewhere(path):
                                        ''.join(cell['source'])):
             assert not name or name in anchors, f'there is no {name}'
             assert not anchor or anchor in anchors[name or path.name], f'{name} has no #{anchor}'
+
+
+TERMS = yaml.safe_load(text(ROOT/'nbs/terms.yml'))
+
+
+@pytest.mark.parametrize('term, about', TERMS.items())
+def test_a_term_leads_to_the_section_that_explains_it(term, about):
+    page, anchor = about['place'].split('.html#')
+    chapter = next(p for p in CHAPTERS if p.stem[3:] == page)
+    assert anchor in sections(chapter), f'{chapter.name} has no #{anchor}: nbs/terms.yml'
+    found = re.sub(r'[*`\s]+', ' ', sections(chapter)[anchor])
+    there = all(re.search(rf'(?i)\b{word.removesuffix("s")}', found) for word in term.split())
+    assert there or 'no chapter' in about['means'], f'{about["place"]} says nothing of {term}'
+
+
+def test_a_name_in_code_marks_means_one_thing():
+    "nbdev makes links of such names, and of two with one name it takes the last."
+    links = {}
+    for names in _modidx.d['syms'].values():
+        for name, (link, _) in names.items():
+            if '._' not in name and len(name.split('.')) == 3:
+                links.setdefault(name.split('.')[-1], []).append(link)
+    assert not [name for name, where in links.items() if len(where) > 1]
 
 
 @pytest.mark.parametrize('document, notebook', [('README.md', 'index.ipynb'),
@@ -244,6 +274,7 @@ def test_pages_in_chromium(built, js, chromium):
            'site': cfg['doc_host'] + cfg['doc_baseurl'],
            'hosted': [f'{repo}/{kind}/{branch}/' for kind in ('blob', 'raw', 'edit')]
            + [f'{colab}/blob/{branch}/']}
+    job['terms'] = {term: about['place'] for term, about in TERMS.items()}
     (js/'site.json').write_text(json.dumps(job))
     run = subprocess.run(['node', 'site.mjs'], cwd=js, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr[-2000:]
