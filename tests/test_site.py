@@ -157,8 +157,9 @@ def test_a_term_leads_to_the_section_that_explains_it(term, about):
     chapter = next(p for p in CHAPTERS if p.stem[3:] == page)
     assert anchor in sections(chapter), f'{chapter.name} has no #{anchor}: nbs/terms.yml'
     found = re.sub(r'[*`\s]+', ' ', sections(chapter)[anchor])
-    there = all(re.search(rf'(?i)\b{word.removesuffix("s")}', found) for word in term.split())
-    assert there or 'no chapter' in about['means'], f'{about["place"]} says nothing of {term}: nbs/terms.yml'
+    named = all(re.search(rf'(?i)\b{word.removesuffix("s")}', found) for word in term.split())
+    wrong = f'nbs/terms.yml: {about["place"]} says nothing of {term}'
+    assert named or 'no chapter' in about['means'], wrong
 
 
 def test_a_name_in_code_marks_means_one_thing():
