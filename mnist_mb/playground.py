@@ -271,7 +271,8 @@ def _static(name):
 def _script():
     "The JavaScript with its style sheet, and a name that changes with it."
     style = json.dumps(_static('pad.css'))
-    code = _static('pad.js').replace("'PAD_CSS'", style)
+    code = _static('net.js') + _static('pad.js')
+    code = code.replace("'PAD_CSS'", style)
     name = hashlib.sha256(code.encode()).hexdigest()[:8]
     code = code.replace('PAD_CODE', name)
     return f"(() => {{\n'use strict';\n{code}}})();\n", name

@@ -135,7 +135,7 @@ def finish(path, minutes):
     "Rewrite one page."
     def image(match):
         src, rest = match.groups()
-        leads = 'playground.html' if path.name == 'index.html' else src
+        leads = 'playground.html#draw-a-digit' if path.name == 'index.html' else src
         if 'width=' not in rest:
             width, height = struct.unpack('>II', (path.parent/src).read_bytes()[16:24])
             rest += f' width="{width}" height="{height}"'
@@ -157,6 +157,7 @@ def finish(path, minutes):
     home = HOME.search(page)
     if home and path.name != '404.html':  # which is shown at any address
         page = page.replace(f'<a href="{home[1]}', '<a href="')
+        page = re.sub(r'<a href="">(.*?)</a>', r'\1', page)  # home's links to itself
         page = define(contents(page), path.name)
     if path.name in minutes:
         page = LINKS.sub(rf'\1 · {minutes[path.name]} minutes without exercises</p>', page, 1)

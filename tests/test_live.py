@@ -184,15 +184,15 @@ def picture(strokes, pen=1.15, size=200):
 
 
 def test_drawings_are_read_as_the_text_promises():
-    "Two of three after six steps, five of six at the end; and as from a picture of the drawing."
+    "About two of three after five seconds, five of six at the end; and as a picture is read."
     drawn, y = strokes_of(300)
-    got, = page_says({'ask': 'drawings', 'strokes': drawn, 'steps': [0, 6, 240]})
+    got, = page_says({'ask': 'drawings', 'strokes': drawn, 'steps': [0, *range(16, 25), 240]})
     read = [(torch.tensor(guesses) == y).float().mean().item() for guesses in got['guesses']]
-    assert read[0] < 0.2 and read[1] > 0.55 and read[2] > 0.82
+    assert read[0] < 0.2 and sum(read[1:-1])/9 > 0.63 and read[-1] > 5/6
     model = new_model(torch.float32)
     fit(model, live_digits()[0], progress=False)
     images = torch.stack([as_mnist(picture(strokes)) for strokes in drawn[:40]])
-    assert (model(images).argmax(1) == torch.tensor(got['guesses'][2][:40])).sum() >= 36
+    assert (model(images).argmax(1) == torch.tensor(got['guesses'][-1][:40])).sum() >= 36
     ours = torch.stack([numbers(text) for text in got['images'][:40]])
     assert_close(ours.sum(1), images.double().sum(1), rtol=0.15, atol=0)
 

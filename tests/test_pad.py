@@ -27,7 +27,7 @@ from mnist_mb.training import Model, accuracy, fit
 
 ROOT = Path(__file__).parent.parent
 NASTY = ['<img src=x onerror=alert(1)>', '</script><script>alert(2)</script>', 'ナ & "b"']
-TRACED, FED = 100, 1000
+TRACED, FED = 100, 200
 
 
 @pytest.fixture(scope='module')

@@ -67,10 +67,10 @@ function look(run, set) {
   const rows = order.subarray(run.at, run.at + set.rows);
   const late = set.mistake === 'labels one row late' ? TRAIN - 1 : 0;
   const target = Uint8Array.from(rows, row => run.digits.labels[(row + late) % TRAIN]);
-  const pass = forward(run.model, pixels(run.digits, rows, scaled(set)), hasReLU(set));
-  const guesses = argmax(pass.logits);
+  const pass = forward(layersOf(run.model, hasReLU(set)), pixels(run.digits, rows, scaled(set)));
+  const guesses = argmax(pass.at(-1));
   const right = guesses.filter((guess, i) => guess === target[i]).length;
-  return {rows, target, pass, guesses, right, loss: nll(logSoftmax(pass.logits), target)};
+  return {rows, target, pass, guesses, right, loss: nll(logSoftmax(pass.at(-1)), target)};
 }
 
 // One turn of the loop; what is returned is the minibatch as it was before its step
@@ -95,7 +95,8 @@ function check(run, set) {
   const {digits, model} = run;
   const rows = Uint32Array.from(digits.labels.keys()).subarray(TRAIN);
   const target = digits.labels.subarray(TRAIN);
-  const {h, logits} = forward(model, pixels(digits, rows, scaled(set)), hasReLU(set));
+  const x = pixels(digits, rows, scaled(set));
+  const [, h, logits] = forward(layersOf(model, hasReLU(set)), x);
   const alive = new Set();
   h.forEach((v, i) => v === 0 || alive.add(i % model.b1.length));
   const dead = Array.from(model.b1.keys()).filter(k => !alive.has(k));
@@ -298,7 +299,7 @@ function drawPad(canvas, {levels}, strokes, example, {ink}) {
     const points = stroke.map(([x, y]) => `${x * width},${y * width}`);
     context.stroke(new Path2D(`M${points[0]}L${points.join(' ')}`));
   }
-  context.textAlign = 'center';
+  Object.assign(context, {textAlign: 'center', font: '15px system-ui, sans-serif'});
   if (example !== null) {
     const digit = mosaic(1, 1, 0, (n, i) => levels[784 * example + i] / 3, ink);
     context.drawImage(digit, 0, 0, width, width);
@@ -373,7 +374,7 @@ const calm = globalThis.matchMedia?.('(prefers-reduced-motion: reduce)');
 
 const BATCH = picture(
   'batch',
-  `This minibatch ${key('blue', 'right')}${key('orange', 'wrong, with its guess')}`,
+  `This minibatch ${key('blue', 'right')}${key('orange', 'wrong: its guess')}`,
 );
 const READING = `<div class="reading"><p class="verdict"></p><canvas class="pad" role="img"></canvas>
   <ol class="bars">${bars([...'0123456789'])}</ol></div>`;
@@ -433,16 +434,15 @@ function showRun({e, run, before, colors}) {
 // What the network makes of the drawing, the example or blank paper
 function showReading({e, home, run, set, strokes, example, image, colors}) {
   const x = image.map(v => v * scaled(set));
-  const shares = softmax(forward(run.model, x, hasReLU(set)).logits);
+  const shares = softmax(forward(layersOf(run.model, hasReLU(set)), x).at(-1));
   const [best] = argmax(shares);
   const blank = !strokes.length && example === null;
   drawPad(e.pad, run.digits, strokes, example, colors);
   showBars(e.bars, shares, blank ? -1 : best);
   const label = run.digits.labels[example];
-  const says = `It ${run.steps ? 'reads' : 'guesses'} ${best} (${shares[best].toFixed(2)})`;
+  const says = `It ${run.steps ? 'reads' : 'guesses'} ${best} (${shares[best].toFixed(3)})`;
   const verdict = best === label ? ': right' : `: wrong, it is ${label}`;
-  if (blank)
-    e.verdict.textContent = `Draw a digit${run.steps ? '' : ': it has learned nothing yet'}`;
+  if (blank) e.verdict.textContent = run.steps ? 'Draw a digit' : 'It has learned nothing yet';
   else e.verdict.textContent = says + (home ? '' : verdict);
   e.pad.setAttribute('aria-label', `${home ? 'drawing pad' : 'digit'}. ${e.verdict.textContent}`);
 }
@@ -504,8 +504,8 @@ function frame(room, now) {
   const watch = Math.min(3000 / room.set.rows, 0.6 * 2 ** (room.clock / 1.15));
   const fast = room.set.pace === 'fast' || calm.matches;
   room.due = Math.min(room.due, 2) + seconds * (fast ? 1e4 : watch);
-  const start = performance.now();
-  for (; room.due >= 1 && room.playing && performance.now() - start < 14; room.due--) turn(room);
+  const end = performance.now() + (fast ? 50 : 14);
+  for (; room.due >= 1 && room.playing && performance.now() < end; room.due--) turn(room);
   if (room.playing && calm.matches && now - room.shown < 500) return;
   const everything = !room.playing || now - room.drawn > 334;
   Object.assign(room, {shown: now, drawn: everything ? now : room.drawn});

@@ -1,6 +1,7 @@
-// The network of chapter 03 in JavaScript: two layers of weights, a ReLU between them, the loss, its
-// gradients and the step. Whatever trains or reads in a page computes with these functions. A matrix
-// is a Float64Array, row after row; how long its rows are follows from the others.
+// The network of chapter 03 in JavaScript: layers of weights, ReLUs between them, the loss, its
+// gradients and the step. Whatever trains or reads in a page computes with these functions: figures
+// and the pad have them in front of their own. A matrix is one typed array, row after row; how long
+// its rows are follows from the others.
 
 // Where a row of x is not 0: most pixels are, and what they are multiplied with can be left out
 function nonzero(x, from, n) {
@@ -53,12 +54,21 @@ function times(g, w, outputs) {
   return out;
 }
 
-// For pixels in rows of 784, all that `backward` needs again; without the ReLU if it says so
-function forward({w1, b1, w2, b2}, x, relu = true) {
-  const a = linear(x, w1, b1);
-  const h = relu ? a.map(v => Math.max(v, 0)) : a;
-  return {x, a, h, logits: linear(h, w2, b2)};
+// The results of all layers for rows of pixels: x itself first, the logits last
+function forward(layers, x) {
+  const results = [x];
+  for (const {weight, bias, relu} of layers) {
+    const a = linear(results.at(-1), weight, bias);
+    results.push(relu ? a.map(v => Math.max(v, 0)) : a);
+  }
+  return results;
 }
+
+// Those of the course's network, without its ReLU if it says so
+const layersOf = ({w1, b1, w2, b2}, relu = true) => [
+  {weight: w1, bias: b1, relu},
+  {weight: w2, bias: b2},
+];
 
 // Of each row, shifted by its largest as in chapter 01
 function logSoftmax(logits, classes = 10) {
@@ -92,7 +102,7 @@ function argmax(logits, classes = 10) {
 }
 
 // As loss.backward(): adds the gradients of the mean loss to those that are there
-function backward(model, grad, {x, a, h, logits}, target, relu = true) {
+function backward(model, grad, [x, h, logits], target, relu = true) {
   const n = target.length;
   const gLogits = softmax(logits);
   target.forEach((c, i) => (gLogits[10 * i + c] -= 1));
@@ -100,7 +110,7 @@ function backward(model, grad, {x, a, h, logits}, target, relu = true) {
   addProduct(grad.w2, gLogits, h, n); // g_logits.T @ h
   addSum(grad.b2, gLogits); // g_logits.sum(0)
   const gH = times(gLogits, model.w2, 10); // g_logits @ w2
-  const gA = relu ? gH.map((g, i) => (a[i] > 0 ? g : 0)) : gH; // g_h*(a > 0)
+  const gA = relu ? gH.map((g, i) => (h[i] > 0 ? g : 0)) : gH; // g_h*(a > 0)
   addProduct(grad.w1, gA, x, n); // g_a.T @ x
   addSum(grad.b1, gA); // g_a.sum(0)
 }

@@ -1,6 +1,6 @@
-// The drawing pad: a network's forward pass, and what a person sees of it. The Python function
-// `sketchpad` puts this file into a page, within a function of its own; there the two texts below
-// are the style sheet, pad.css, and a name for this version of the code.
+// The drawing pad: what a person sees of a network's forward pass. The Python function `sketchpad`
+// puts this file into a page after net.js, both within one function; there the two texts below are
+// the style sheet, pad.css, and a name for this version of the code.
 const STYLE = 'PAD_CSS';
 const CODE = 'PAD_CODE';
 
@@ -8,50 +8,29 @@ const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
 
 // Weights travel as text: base64 of float32, row by row
 function unpack({weight, bias, relu}) {
-  return {rows: weight.map(text => new Float32Array(bytes(text).buffer)), bias, relu};
+  const rows = weight.map(text => [...new Float32Array(bytes(text).buffer)]);
+  return {weight: Float64Array.from(rows.flat()), bias, relu};
 }
 
-// The results of all layers, the pixels first and the logits last
-function forward(layers, pixels) {
-  const activations = [pixels];
-  for (const {rows, bias, relu} of layers) {
-    const input = activations.at(-1);
-    activations.push(
-      rows.map((row, i) => {
-        let sum = bias[i];
-        for (let j = 0; j < row.length; j++) sum += row[j] * input[j];
-        return relu ? Math.max(sum, 0) : sum;
-      }),
-    );
-  }
-  return activations;
-}
-
-function softmax(logits, temperature) {
-  const scaled = logits.map(v => v / temperature);
-  const largest = Math.max(...scaled);
-  const shifted = scaled.map(v => v - largest);
-  const exps = shifted.map(v => Math.exp(v));
-  const sum = exps.reduce((a, b) => a + b);
-  const probs = exps.map(v => v / sum);
-  const logProbs = shifted.map(v => v - Math.log(sum));
-  return {shifted, exps, sum, probs, logProbs};
+// The columns of the table. Log-probabilities are shifted logits, too: they differ from these by one
+// number, which the largest of them has as well
+function columns(logits, temperature) {
+  const logProbs = logSoftmax(logits.map(v => v / temperature), logits.length); // prettier-ignore
+  const largest = Math.max(...logProbs);
+  const shifted = logProbs.map(v => v - largest);
+  const [exps, probs] = [shifted, logProbs].map(column => column.map(v => Math.exp(v)));
+  return {shifted, exps, probs, logProbs};
 }
 
 // What each pixel adds to logit k: its slope, back through the units that are on, times the pixel
-function contributions(layers, activations, k) {
-  let slope = activations.at(-1).map((_, i) => Number(i === k));
+function contributions(layers, results, k) {
+  let slope = results.at(-1).map((_, i) => Number(i === k));
   for (let l = layers.length - 1; l >= 0; l--) {
-    const {rows, relu} = layers[l];
-    const output = activations[l + 1];
-    const back = new Float64Array(rows[0].length);
-    rows.forEach((row, i) => {
-      if (slope[i] === 0 || (relu && output[i] <= 0)) return;
-      for (let j = 0; j < row.length; j++) back[j] += slope[i] * row[j];
-    });
-    slope = back;
+    const {weight, bias, relu} = layers[l];
+    if (relu) slope = slope.map((s, i) => (results[l + 1][i] > 0 ? s : 0));
+    slope = times(slope, weight, bias.length);
   }
-  return slope.map((s, j) => s * activations[0][j]);
+  return slope.map((s, i) => s * results[0][i]);
 }
 
 // --- From a drawing to 28 by 28 pixels
@@ -260,8 +239,8 @@ function controls({names, examples}) {
 function displays({layers, names}) {
   const picture = (label, width = 28, height = 28) =>
     make('canvas', {width, height, role: 'img', 'aria-label': label});
-  const strip = ({rows}) =>
-    picture('hidden activations', Math.min(50, rows.length), Math.ceil(rows.length / 50));
+  const strip = ({bias: {length}}) =>
+    picture('hidden activations', Math.min(50, length), Math.ceil(length / 50));
   const row = name =>
     make(
       'tr',
@@ -338,8 +317,8 @@ function compute(pad) {
   const pixels = seen(pad.ink, pad.centering);
   const activations = forward(pad.layers, pixels);
   const logits = activations.at(-1);
-  const out = softmax(logits, pad.temperature);
-  const best = logits.indexOf(Math.max(...logits));
+  const out = columns(logits, pad.temperature);
+  const [best] = argmax(logits, logits.length);
   const speaks = contributions(pad.layers, activations, best);
   const loss = pad.meant < 0 ? null : -out.logProbs[pad.meant];
   return {pixels, activations, logits, ...out, best, speaks, loss};

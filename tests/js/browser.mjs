@@ -106,12 +106,12 @@ const fed = await tab.evaluate(images => {
 await tab.getByRole('checkbox').check();
 const traced = [];
 for (const strokes of job.strokes) {
-  await tab.getByRole('button', {name: 'Clear'}).click();
+  await tab.evaluate(() => document.querySelector('.mnist-mb-pad').pad.c.clear.click());
   for (const points of strokes) await stroke(tab, points);
-  await wait(tab);
   traced.push(
     await tab.evaluate(() => {
       const {pad} = document.querySelector('.mnist-mb-pad');
+      pad.show();
       const {
         ink,
         result: {pixels, logits, speaks, best},

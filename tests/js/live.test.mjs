@@ -68,8 +68,8 @@ test('each mistake changes what it says, and can be taken back', () => {
   assert.deepEqual([...looks('sorted by label').target], Array(50).fill(0));
   const late = looks('labels one row late');
   late.rows.forEach((row, i) => assert.equal(late.target[i], data.labels[(row + 3999) % 4000]));
-  assert.equal(Math.max(...looks('pixels to 255').pass.x), 255);
-  assert.ok(looks('no ReLU').pass.h.some(v => v < 0) && looks('none').pass.h.every(v => v >= 0));
+  assert.equal(Math.max(...looks('pixels to 255').pass[0]), 255);
+  assert.ok(looks('no ReLU').pass[1].some(v => v < 0) && looks('none').pass[1].every(v => v >= 0));
   live.learn(run, {...set, mistake: 'gradients not cleared'});
   assert.ok(run.grad.w1.some(v => v !== 0));
   live.learn(run, set);

@@ -6,7 +6,7 @@ import {load} from './static.mjs';
 
 const net = load(
   ['net.js'],
-  `nonzero, linear, addProduct, addSum, times, forward, logSoftmax, softmax, nll, argmax, backward,
+  `nonzero, linear, addProduct, addSum, times, forward, layersOf, logSoftmax, softmax, nll, argmax, backward,
    step, zero, generator, randperm, newModel, newGrad`.split(','),
 );
 const F = values => Float64Array.from(values);
@@ -34,11 +34,13 @@ test('g.T @ x and g.sum(0) are added to what is there; g @ w', () => {
 
 test('forward: two layers, and the ReLU between them or none', () => {
   const model = {w1: F([1, -1, 2, 1]), b1: F([0.5, -1]), w2: F([1, 3, -2, 1]), b2: F([0, 0.25])};
-  const {a, h, logits} = net.forward(model, F([1, 2]));
-  close(a, [-0.5, 3]);
-  close(h, [0, 3]);
+  const [x, h, logits] = net.forward(net.layersOf(model), F([1, 2]));
+  close(x, [1, 2]);
+  close(h, [0, 3]); // 1 - 2 + 0.5 is below 0
   close(logits, [9, 3.25]);
-  close(net.forward(model, F([1, 2]), false).logits, [8.5, 4.25]);
+  const [, a, others] = net.forward(net.layersOf(model, false), F([1, 2]));
+  close(a, [-0.5, 3]);
+  close(others, [8.5, 4.25]);
 });
 
 test('log-softmax adds to 1, is shifted row by row, and survives large logits', () => {
@@ -72,10 +74,11 @@ const target = [7, 2, 0, 9, 2, 5, 1, 3];
 for (const relu of [true, false])
   test(`every derivative is what a nudge says, ${relu ? 'with' : 'without'} the ReLU`, () => {
     const model = small();
-    const loss = () => net.nll(net.logSoftmax(net.forward(model, x, relu).logits), target);
+    const layers = net.layersOf(model, relu);
+    const loss = () => net.nll(net.logSoftmax(net.forward(layers, x)[2]), target);
     const grad = net.newGrad(model);
-    net.backward(model, grad, net.forward(model, x, relu), target, relu);
-    assert.ok(net.forward(model, x).a.some(v => v < 0 && v > -0.2));
+    net.backward(model, grad, net.forward(layers, x), target, relu);
+    assert.ok(net.linear(x, model.w1, model.b1).some(v => v < 0 && v > -0.2));
     for (const [name, p] of Object.entries(model))
       p.forEach((v, i) => {
         p[i] = v + 1e-5;
@@ -90,7 +93,7 @@ for (const relu of [true, false])
 test('backward adds, zero forgets, step moves against the gradient', () => {
   const model = small();
   const grad = net.newGrad(model);
-  const again = () => net.backward(model, grad, net.forward(model, x), target);
+  const again = () => net.backward(model, grad, net.forward(net.layersOf(model), x), target);
   again();
   const once = structuredClone(grad);
   again();

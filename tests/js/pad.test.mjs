@@ -1,17 +1,14 @@
 // The pad's functions that need no page, against numbers worked by hand or by Python.
 import assert from 'node:assert/strict';
-import fs from 'node:fs';
 import {test} from 'node:test';
-import vm from 'node:vm';
+import {load} from './static.mjs';
 
-const source = fs.readFileSync(new URL('../../mnist_mb/static/pad.js', import.meta.url), 'utf8');
-const page = {document: {querySelectorAll: () => []}, atob, getComputedStyle: root => root};
-vm.createContext(page);
-const pad = vm.runInContext(
-  `${source}; ({bytes, unpack, forward, softmax, contributions, brush, shares, resample,
-    boundingBox, centered, seen, share, number, theme, place, move, SIDE})`,
-  page,
+const pad = load(
+  ['net.js', 'pad.js'],
+  `bytes, unpack, forward, columns, contributions, brush, shares, resample, boundingBox, centered,
+   seen, share, number, theme, place, move, SIDE`.split(','),
 );
+globalThis.getComputedStyle = root => root;
 const list = values => Array.from(values);
 const close = (got, want, eps = 1e-9) =>
   assert.ok(
@@ -26,50 +23,31 @@ test('weights come back from text', () => {
     text(Float32Array.from([0.5, -1e-30, 50])),
     text(Float32Array.from([0, 6, -256])),
   ];
-  const {rows, bias, relu} = pad.unpack({weight, bias: [1, 2], relu: true});
-  close(rows[0], Float32Array.from([0.5, -1e-30, 50]), 0);
-  close(rows[1], [0, 6, -256], 0);
-  assert.deepEqual([...bias, relu], [1, 2, true]);
+  const layer = pad.unpack({weight, bias: [1, 2], relu: true});
+  close(layer.weight, [...Float32Array.from([0.5, -1e-30, 50]), 0, 6, -256], 0);
+  assert.deepEqual([...layer.bias, layer.relu], [1, 2, true]);
 });
 
-const layers = [
-  {
-    rows: [
-      [1, -1],
-      [2, 1],
-    ],
-    bias: [0.5, -1],
-    relu: true,
-  },
-  {
-    rows: [
-      [1, 3],
-      [-2, 1],
-    ],
-    bias: [0, 0.25],
-    relu: false,
-  },
-];
-
-test('the forward pass: weighted sums, biases, ReLU', () => {
-  const [pixels, hidden, logits] = pad.forward(layers, [1, 2]);
-  close(pixels, [1, 2]);
-  close(hidden, [0, 3]); // 1 - 2 + 0.5 is below 0
-  close(logits, [9, 3.25]);
-});
-
-test('softmax: adds to 1, survives large logits, divides by the temperature', () => {
-  const {probs, logProbs, shifted} = pad.softmax([0, Math.log(3)], 1);
+test('the columns: shares add to 1, survive large logits, divided by the temperature', () => {
+  const columns = (logits, t) => pad.columns(Float64Array.from(logits), t);
+  const {probs, logProbs, shifted, exps} = columns([0, Math.log(3)], 1);
   close(probs, [0.25, 0.75]);
   close(logProbs, [Math.log(0.25), Math.log(0.75)]);
   close(shifted, [-Math.log(3), 0]);
-  close(pad.softmax([1000, 998], 2).probs, pad.softmax([1, 0], 1).probs);
+  close(exps, [1 / 3, 1]);
+  close(columns([1000, 998], 2).probs, columns([1, 0], 1).probs);
+  close(columns([0, 5e3, 0], 1).logProbs, [-5e3, 0, -5e3]); // 0 as a probability, not as its log
 });
 
 test('contributions: pixel times slope, through the units that are on', () => {
-  const activations = pad.forward(layers, [1, 2]);
-  close(pad.contributions(layers, activations, 0), [1 * 3 * 2, 2 * 3 * 1]);
-  close(pad.contributions(layers, activations, 1), [2, 2]);
+  const layers = [
+    {weight: [1, -1, 2, 1], bias: [0.5, -1], relu: true},
+    {weight: [1, 3, -2, 1], bias: [0, 0.25], relu: false},
+  ];
+  const results = pad.forward(layers, Float64Array.from([1, 2]));
+  close(results[1], [0, 3]); // 1 - 2 + 0.5 is below 0
+  close(pad.contributions(layers, results, 0), [1 * 3 * 2, 2 * 3 * 1]);
+  close(pad.contributions(layers, results, 1), [2, 2]);
 });
 
 test('the brush inks a disc and never takes ink away', () => {

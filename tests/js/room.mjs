@@ -5,7 +5,7 @@ import {digits, load} from './static.mjs';
 const live = load(
   ['net.js', 'live.js'],
   `unpack, newRun, look, learn, check, pixels, newModel, newGrad, generator, randperm, backward,
-   argmax, forward, asMnist, sharesOf, gradientOf`.split(','),
+   argmax, forward, layersOf, asMnist, sharesOf, gradientOf`.split(','),
 );
 const job = JSON.parse(fs.readFileSync(0, 'utf8'));
 const data = await live.unpack(digits());
@@ -34,7 +34,7 @@ function drawings({strokes, steps}) {
   const run = live.newRun(data);
   const guesses = steps.map(count => {
     while (run.steps < count) live.learn(run, {rate: 0.5, rows: 50, mistake: 'none'});
-    return images.map(x => live.argmax(live.forward(run.model, x).logits)[0]);
+    return images.map(x => live.argmax(live.forward(live.layersOf(run.model), x)[2])[0]);
   });
   return {images: images.map(text), guesses};
 }
