@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import venv
 import zipfile
@@ -324,21 +325,27 @@ def test_what_is_in_the_archives(built):
 
 @pytest.mark.slow
 def test_the_wheel_installs_and_trains_elsewhere(built, tmp_path):
-    venv.create(tmp_path/'env', with_pip=True)
+    "Beside the packages of this environment, and `pip check` finds all that it requires there."
+    venv.create(tmp_path/'env')
     nowhere = tmp_path/'nowhere'
     nowhere.mkdir()
     bin = tmp_path/'env'/BIN
     python, train = bin/'python', bin/'mnist_mb_train'
-    sh(python, '-m', 'pip', 'install', '-q', '-c', ROOT/'constraints.txt', built[1], cwd=nowhere)
+    where = 'import sysconfig; print(sysconfig.get_path("purelib"))'
+    site = Path(sh(python, '-c', where, cwd=nowhere).strip())
+    (site/'these.pth').write_text(sysconfig.get_path('purelib'))
+    pip = sys.executable, '-m', 'pip', '--python', python
+    install = *pip, 'install', '-q', '--no-deps'
+    sh(*install, built[1], cwd=nowhere)
+    sh(*pip, 'check', cwd=nowhere)
     env = {'MNIST_MB_CACHE': str(tmp_path/'cache'), 'OMP_NUM_THREADS': '1'}
-    for options in ([], ['-q', '-U', 'fastcore']):  # with the tested versions, then the newest
+    for options in ([], ['-U', 'fastcore']):  # with the tested version, then the newest
         if options:
-            sh(python, '-m', 'pip', 'install', *options, cwd=nowhere)
+            sh(*install, *options, cwd=nowhere)
         said = sh(train, '--data', 'drawn', '--epochs', '1', cwd=nowhere, **env)
         assert re.search(r'^data: drawn, .*\n(.*\n)*test accuracy 0\.9', said, re.M), said
     where = 'import sys, importlib as i\nfor n in sys.argv[1:]: print(i.import_module(n).__file__)'
     files = sh(python, '-c', where, *(f'mnist_mb.{name}' for name in MODULES), cwd=nowhere, **env)
     assert len(files.split()) == len(MODULES)
     assert all(str(tmp_path/'env') in file for file in files.split())
-    sh(python, '-m', 'pip', 'check', cwd=nowhere)
     assert not list(nowhere.iterdir()), 'the command leaves something behind'
