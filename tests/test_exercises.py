@@ -80,7 +80,8 @@ def chapter(stem):
     for module in ('data', 'softmax', 'nll', 'training', 'exercises'):
         names |= vars(import_module(f'mnist_mb.{module}'))
     names['data'] = names['get_data']('drawn')
-    names['x_train'], names['y_train'] = names['data'][0]
+    names['train'], names['valid'], _ = names['data']
+    names['x_train'], names['y_train'] = names['train']
     exercises = False
     for cell in read(path).cells:
         exercises |= cell.cell_type == 'markdown' and cell.source.startswith('## Exercises')
@@ -139,6 +140,10 @@ def at_the_end(net, xb, yb, size):
 def in_place(w, v, grad, lr, beta):
     v.mul_(beta).add_(grad)
     return w.sub_(v, alpha=lr), v
+
+
+def smooth(table):
+    return table.loss.rolling(11, center=True, min_periods=1).mean()
 
 
 def top_k(wrong=None):
@@ -255,7 +260,31 @@ ANSWERS = {
         'with replacement': [bootstrap(rows='all')],
         'same rows for a and b': [bootstrap(rows='two')],
         '2.5 % at each end': [bootstrap(share=.05)],
-        'stops with': [lambda a, b: 1/0]}}
+        'stops with': [lambda a, b: 1/0]},
+    ('05_tuning', 'check_rates'): {
+        'right': [lambda low, high, steps: np.geomspace(low, high, steps),
+                  lambda low, high, steps: torch.logspace(np.log10(low), np.log10(high), steps)],
+        'not solved yet': [lambda *args: None],
+        'equal steps': [lambda low, high, steps: torch.linspace(low, high, steps)],
+        'divide by steps - 1': [lambda low, high, steps: [low*(high/low)**(k/steps)
+                                                          for k in range(steps)]],
+        'count from 0': [lambda low, high, steps: [low*(high/low)**((k + 1)/steps)
+                                                   for k in range(steps)]],
+        'from low to high': [lambda low, high, steps: np.geomspace(high, low, steps)]},
+    ('05_tuning', 'check_suggest'): {
+        'right': [lambda t: smooth(t).idxmin()/10],
+        'right, though it lags': [lambda t: t.loss.ewm(alpha=0.1).mean().idxmin()/10,
+                                  lambda t: t.loss.rolling(11).mean().idxmin()/10],
+        'not solved yet': [lambda t: None],
+        'that is the lowest point': [lambda t: smooth(t).idxmin()],
+        'take a tenth': [lambda t: smooth(t).idxmin()/3],
+        'not single losses': [lambda t: t.loss.idxmin()/10],
+        'that is a loss': [lambda t: smooth(t).min()/10]},
+    ('05_tuning', 'check_my_rate'): {
+        'right': [lambda: 0.05, lambda: torch.tensor(0.03)],
+        'not solved yet': [lambda: None, lambda: ...],
+        'try a smaller one': [lambda: 0.5], 'try a larger one': [lambda: 0.0001],
+        'ends with': [lambda: 'x']}}
 
 
 @pytest.mark.parametrize('stem, check', ANSWERS, ids=lambda name: name)

@@ -42,7 +42,7 @@ def test_rates_grow_by_equal_factors_in_every_group(net, few):
     assert list(table.index) == approx([10**-2, 10**-1.5, 10**-1, 10**-0.5, 1])
     assert (list(table), table.index.name) == (['loss'], 'lr')
     assert [group['lr'] for group in made[0].param_groups] == approx([1, 1])
-    assert len(made) == 1 and len(lr_find(net, few)) == 200
+    assert len(made) == 1 and len(lr_find(net, few, high=0.01)) == 200
 
 
 @pytest.mark.parametrize('opt_func', [torch.optim.SGD, PlainSGD])
@@ -89,13 +89,55 @@ def test_epoch_after_epoch_of_a_pair_or_of_minibatches(net, few):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def squares(out, y):
+    return (out**2).mean()
+
+
+def test_groups_keep_the_ratio_of_their_rates(net, few):
+    made = []
+
+    def opt_func(params, lr):
+        w, b = params
+        made.append(torch.optim.SGD([{'params': [w]}, {'params': [b], 'lr': lr/10}], lr=lr))
+        return made[0]
+
+    lr_find(net, few, 0.01, 1, steps=5, opt_func=opt_func)
+    assert [group['lr'] for group in made[0].param_groups] == approx([1, 0.1])
+
+
+def test_it_ends_where_it_diverges_and_says_so(net, few):
+    whole = lr_find(net, few, 1e-4, 1e-3, 60)
+    assert (len(whole), whole.attrs['ended']) == (60, 'after all steps')
+    wild = lr_find(net, few, 1e-3, 1e3, 300, loss_func=squares)
+    assert 20 < len(wild) < 290 and wild.attrs['ended'].endswith('four times its lowest')
+    means = wild.loss.rolling(10).mean()
+    assert means.iloc[-1] > 4*means.min() and means.iloc[-2] <= 4*means.iloc[:-1].min()
+
+
+def test_one_wild_minibatch_is_no_divergence(few):
+    "As for a trained network, whose losses are near 0, and some are not."
+    losses = iter([0.1]*20 + [1.] + [0.1]*20)
+    model = nn.Linear(20, 4)
+    table = lr_find(model, few, 1e-6, 1e-5, 41,
+                    loss_func=lambda out, y: 0*out.sum() + next(losses))
+    assert len(table) == 41 and table.attrs['ended'] == 'after all steps'
+
+
+def test_a_negative_loss_may_fall(net, few):
+    table = lr_find(net, few, 1e-6, 1e-3, 40, loss_func=lambda out, y: out.mean() - 5)
+    assert len(table) == 40
+
+
 def test_a_loss_that_is_no_number(net, few):
-    wild = lr_find(net, few, 1, 1e38, 60, loss_func=lambda out, y: (out**2).mean())
+    wild = lr_find(net, few, 1, 1e38, 60, loss_func=lambda out, y: -squares(out, y))
     assert 2 < len(wild) < 60 and all(map(isfinite, wild.loss))
-    with pytest.raises(ValueError, match='loss of the first step is nan: look at the data'):
+    assert 'the loss was' in wild.attrs['ended']
+    with pytest.raises(ValueError, match='step 1: the loss is nan, .* untouched model'):
         lr_find(net, (few[0]*nan, few[1]))
-    with pytest.raises(ValueError, match='first step is None'):
-        lr_find(net, [])
+    batches = [(few[0][:50], few[1][:50])]*30
+    batches[20] = (few[0][:50]*nan, few[1][:50])  # no rate is to blame
+    with pytest.raises(ValueError, match='step 21: .* look at the data'):
+        lr_find(net, batches)
 
 
 def test_plot(net, few):
@@ -103,15 +145,23 @@ def test_plot(net, few):
     ax = plot_lr_find(table, label='a', style='--')
     line, = ax.lines
     assert line.get_xdata().tolist() == list(table.index) and ax.get_xscale() == 'log'
-    mean, total, weight = [], 0., 0.  # each loss weighs 0.9 times the next one
-    for loss in table.loss:
-        total, weight = 0.9*total + loss, 0.9*weight + 1
-        mean.append(total/weight)
-    assert line.get_ydata().tolist() == approx(mean)
+    near = [table.loss[max(0, k - 5):k + 6].mean() for k in range(len(table))]
+    assert line.get_ydata().tolist() == approx(near)
     assert (line.get_label(), line.get_linestyle()) == ('a', '--')
     assert (ax.get_xlabel(), ax.get_ylim()[0]) == ('learning rate', 0)
     assert 'running mean' in ax.get_ylabel()
     assert plot_lr_find(table, ax) is ax and len(ax.lines) == 2
+    plt.close('all')
+
+
+@pytest.mark.parametrize('losses', [[2.3]*20 + [1.]*20 + [1e6], [0.02]*20 + [0.1]*20 + [50.],
+                                    [0.001]*5 + [0.2]*35])
+def test_the_plot_shows_the_curve(losses):
+    "Its lowest part and its rise, however far the end is off: also where it begins near 0."
+    lr = pd.Index([1.1**k for k in range(len(losses))], name='lr')
+    ax = plot_lr_find(pd.DataFrame({'loss': losses}, lr))
+    seen = [y for y in ax.lines[0].get_ydata() if y < ax.get_ylim()[1]]
+    assert len(seen) > 30 and max(seen) > ax.get_ylim()[1]/6
     plt.close('all')
 
 
@@ -121,6 +171,6 @@ def test_longer_tests_point_lower(mnist):
     from mnist_mb.training import Model
     torch.manual_seed(0)
     model, train = Model(784, 50, 10), mnist[0]
-    lowest = [lr_find(model, train, steps=steps).loss.ewm(alpha=0.1).mean().idxmin()
+    lowest = [lr_find(model, train, steps=steps).loss.rolling(11, center=True).mean().idxmin()
               for steps in (50, 1000)]
-    assert lowest[0] > 2*lowest[1]
+    assert lowest[0] > 1.5*lowest[1]
