@@ -302,3 +302,8 @@ def test_temperature_is_the_minimum(calibrated):
 def test_no_temperature_is_best(logits, y):
     with pytest.raises(ValueError, match='no temperature is best'):
         fit_temperature(logits, y)
+
+
+def test_logits_whose_sums_are_near_one_are_no_probabilities():
+    logits = torch.tensor([[0.4, 0.59], [0.58, 0.41]])  # sums 0.99
+    assert confusion_matrix(logits, torch.tensor([1, 0])).to_numpy().tolist() == [[1, 0], [0, 1]]

@@ -110,6 +110,7 @@ def test_centered_against_areas_by_hand():
     picture = centered(image).reshape(28, 28)
     rows, columns = (picture > 0).sum(0).max(), (picture > 0).sum(1).max()
     assert (rows, columns) == (20, 3)
+    assert picture.sum(1).nonzero()[0, 0] == 4  # its middle, 9.5 of 20 rows, comes to 13.5
     got = picture[picture.sum(1) > 0][:, picture.sum(0) > 0]
     want = tensor([1, (2/3 + 0.5*2/3)/(4/3), 0.5]).expand(20, 3)
     assert_close(got, want, rtol=0, atol=1e-6)

@@ -59,7 +59,7 @@ async function open(file, options = {}) {
   return tab;
 }
 // The moves are sent without waiting, so that several come between two frames, as from a quick pen
-async function stroke(tab, points, nth = 0, pointerType = 'mouse') {
+async function stroke(tab, points, nth = 0, pointerType = 'mouse', button = 'left') {
   const canvas = tab.locator('canvas.pad').nth(nth);
   await canvas.scrollIntoViewIfNeeded();
   const box = await canvas.boundingBox();
@@ -70,8 +70,8 @@ async function stroke(tab, points, nth = 0, pointerType = 'mouse') {
       type,
       ...place,
       pointerType,
-      button: 'left',
-      buttons: Number(type !== 'mouseReleased'),
+      button,
+      buttons: type === 'mouseReleased' ? 0 : button === 'left' ? 1 : 4,
       clickCount: 1,
     });
   await Promise.all([
@@ -319,6 +319,11 @@ const undoButton = tab.getByRole('button', {name: 'Undo'});
 const clearButton = tab.getByRole('button', {name: 'Clear'});
 const third = tab.getByRole('button', {name: 'example: '}).nth(2);
 await clearButton.click();
+await stroke(tab, [
+  [0.3, 0.3],
+  [0.7, 0.7],
+], 0, 'mouse', 'middle');
+say((await ink(tab)) === 0, 'only the left button of a mouse draws');
 await third.focus();
 await tab.keyboard.press('Enter');
 const byKey = await active();

@@ -42,12 +42,14 @@ test('the columns: shares add to 1, survive large logits, divided by the tempera
 test('contributions: pixel times slope, through the units that are on', () => {
   const layers = [
     {weight: [1, -1, 2, 1], bias: [0.5, -1], relu: true},
-    {weight: [1, 3, -2, 1], bias: [0, 0.25], relu: false},
+    {weight: [1, 3, -2, 1, 0, -2], bias: [0, 0.25, 0], relu: false},
   ];
   const results = pad.forward(layers, Float64Array.from([1, 2]));
   close(results[1], [0, 3]); // 1 - 2 + 0.5 is below 0
   close(pad.contributions(layers, results, 0), [1 * 3 * 2, 2 * 3 * 1]);
   close(pad.contributions(layers, results, 1), [2, 2]);
+  close(results[2], [9, 3.25, -6]);
+  close(pad.contributions(layers, results, 2), [-4, -4]); // no ReLU holds back what is below 0
 });
 
 test('the brush inks a disc and never takes ink away', () => {
@@ -113,7 +115,7 @@ test('centered: twenty pixels tall, center of mass at 14, 14', () => {
   assert.equal(rows.filter(v => v > 0).length, 20);
   const mass = rows.reduce((a, v) => a + v);
   const mean = rows.reduce((a, v, y) => a + v * y, 0) / mass;
-  assert.ok(Math.abs(mean - 14) <= 0.5, `${mean}`);
+  assert.ok(Math.abs(mean - 13.5) < 1e-9, `${mean}`); // between 13.5 and 14.5, the first counts
   assert.ok(Math.abs(mass - 20 * 4 * 255) < 1e-6);
 });
 
