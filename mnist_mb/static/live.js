@@ -309,7 +309,7 @@ function drawPad(canvas, {levels}, strokes, example, {ink}) {
 // Axes with ticks, and what draws on them
 function chart(canvas, {x, y, xTicks, yTicks}, {ink}) {
   const {context, width, height} = sheet(canvas);
-  const [left, right, top, bottom] = [26, width - 10, 10, height - 20];
+  const [left, right, top, bottom] = [26, width - 14, 10, height - 20];
   const px = v => left + ((v - x[0]) / (x[1] - x[0])) * (right - left);
   const py = v => bottom - ((Math.min(v, y[1]) - y[0]) / (y[1] - y[0])) * (bottom - top);
   const text = (words, at, v, align) => {
