@@ -77,283 +77,7 @@ const places = tab =>
       }),
   );
 
-// --- The room
-let tab = await open('room.html');
-await ready(tab);
-say(
-  (await at(tab, 'state')) === 'step 0 · 0 images' &&
-    /^The first minibatch: 8 of 50 right, loss 2\.29$/.test(await at(tab, 'note')),
-  'before the first step the first minibatch is there, with its guesses',
-);
-const before = [await look(tab, 'batch'), await look(tab, 'weights'), await look(tab, 'loss')];
-await press(tab, 'One step');
-const once = [await look(tab, 'batch'), await look(tab, 'weights'), await look(tab, 'loss')];
-const one = await state(tab);
-say(
-  same(before[0], once[0]) && !same(before[1], once[1]) && !same(before[2], once[2]),
-  'after one step: that minibatch as it was before it, other weights, a dot',
-);
-say(
-  one.steps === 1 && one.losses.length === 1 && one.checks.length === 2,
-  `one step is one (${one.steps}), and the new images are asked`,
-);
-for (let i = 0; i < 12; i++) await press(tab, 'One step');
-const many = await state(tab);
-say(many.checks.length === 14, 'after each single step the new images are asked');
-await press(tab, 'Anew');
-const again = await state(tab);
-say(
-  again.steps === 0 && again.before.length === 14 && again.losses.length === 0,
-  'Anew begins again and keeps the line of the run before',
-);
-say(/gray: the run before/.test(await at(tab, 'all')), 'the gray line is named');
-
-// In the pace to watch: Pause, what is shown at most three times a second, and what is announced
-await tab.evaluate(() => {
-  const {e} = document.querySelector('.mnist-mb-live').live;
-  globalThis.seen = {batch: 0, status: 0, frames: 0};
-  const note = e.batch.parentNode.querySelector('.note');
-  for (const [name, part] of Object.entries({batch: note, status: e.status, frames: e.state}))
-    new MutationObserver(() => globalThis.seen[name]++).observe(part, {childList: true});
-});
-const start = Date.now();
-await press(tab, 'Train');
-await tab.waitForTimeout(3000);
-await press(tab, 'Pause');
-const paused = await state(tab);
-await tab.waitForTimeout(300);
-say(
-  paused.steps >= 1 && paused.steps <= 9 && (await state(tab)).steps === paused.steps,
-  `three seconds are few steps (${paused.steps}), and Pause ends them`,
-);
-await press(tab, 'Train');
-await stopped(tab);
-const took = (Date.now() - start) / 1000;
-const end = await state(tab);
-const seen = await tab.evaluate(() => globalThis.seen);
-say(
-  end.steps === 240 && end.images === 12_000 && (await at(tab, 'train')) === 'Train on',
-  `it stops after three epochs: ${end.steps} steps in ${took.toFixed(1)} s`,
-);
-say(
-  Math.abs(end.checks.at(-1).loss - 0.3303) < 1e-4 && end.checks.at(-1).right === 909,
-  `it ends where PyTorch does: loss ${end.checks.at(-1).loss}, ${end.checks.at(-1).right}`,
-);
-say(
-  /^New images: loss 0\.33, reads 909 of 1,000/.test(await at(tab, 'loss + .note')),
-  'and says so below the chart',
-);
-say(
-  seen.batch <= 3.1 * took + 3 && seen.status <= took / 5 + 3,
-  `the minibatch is drawn ${seen.batch} times and ${seen.status} things said in ${took.toFixed(1)} s`,
-);
-say(
-  /^step 240, loss 0\.33, reads 909 of 1,000, 0 units dead$/.test(await at(tab, 'status')),
-  `a screen reader hears: ${await at(tab, 'status')}`,
-);
-
-// Fast, and what a rate that is too high does for good
-await select(tab, 'pace', 'fast');
-await press(tab, 'Anew');
-const quick = Date.now();
-await press(tab, 'Train');
-await stopped(tab);
-const speed = 240 / ((Date.now() - quick) / 1000);
-say((await state(tab)).steps === 240, `fast: ${speed.toFixed(0)} steps a second, all drawn`);
-
-// Nothing is cut, and nothing stands elsewhere than before the training
-const fresh = await open('room.html');
-await ready(fresh);
-for (const width of [390, 768, 1600, 1280]) {
-  for (const page of [fresh, tab]) await page.setViewportSize({width, height: 900});
-  const [still, moved] = [await places(fresh), await places(tab)];
-  const wide = await fresh.evaluate(() => document.scrollingElement.scrollWidth);
-  const jumps = still.filter((place, i) => place !== moved[i]);
-  say(
-    wide <= width && still.length > 50 && !jumps.length,
-    `${width} px: the page is ${wide} wide, and nothing jumps (${jumps.slice(0, 3)})`,
-  );
-}
-const pauseAfter = (tab, steps) =>
-  tab.evaluate(async steps => {
-    const {live} = document.querySelector('.mnist-mb-live');
-    while (live.run.steps <= steps) await new Promise(requestAnimationFrame);
-    live.e.train.click();
-  }, steps);
-await select(tab, 'rate', '5');
-await press(tab, 'Train on');
-await pauseAfter(tab, 300);
-const killed = await state(tab);
-await select(tab, 'rate', '0.1');
-await press(tab, 'Train');
-await pauseAfter(tab, killed.steps + 50);
-const dead = await state(tab);
-say(
-  dead.checks.at(-1).dead.length > 40 && dead.marks.length === 2 && dead.losses.length > 350,
-  `a changed rate does not reset: ${dead.checks.at(-1).dead.length} units are dead, and stay so`,
-);
-say(/\d\d of 50 are dead/.test(await at(tab, 'weights + .note')), 'dead units are counted');
-
-// The loop's lines, for each choice
-const line = i =>
-  tab.evaluate(i => {
-    const part = document.querySelector('.mnist-mb-live').shadowRoot.querySelectorAll('.loop code')[
-      i
-    ];
-    const span = part.firstChild;
-    return `${part.className} ${span.textContent} ${getComputedStyle(span).textDecorationLine}`;
-  }, i);
-say((await line(4)) === 'other p -= p.grad*0.1 none', `the rate is in its line: ${await line(4)}`);
-await select(tab, 'rate', '0.5');
-const lines = {};
-for (const [mistake, i] of Object.entries({
-  none: 0,
-  'gradients not cleared': 5,
-  'pixels to 255': 1,
-  'sorted by label': 0,
-  'labels one row late': 0,
-  'no ReLU': 1,
-})) {
-  await select(tab, 'mistake', mistake);
-  await press(tab, 'Anew');
-  lines[mistake] = await line(i);
-}
-say(
-  lines.none === ' xb, yb = x[rows], y[rows] none' &&
-    lines['gradients not cleared'] === 'other p.grad.zero_() line-through' &&
-    lines['pixels to 255'] === 'other preds = model(256*xb) none' &&
-    lines['sorted by label'].startsWith('other xb') &&
-    lines['labels one row late'] === 'other xb, yb = x[rows], y[rows - 1] none' &&
-    lines['no ReLU'].startsWith('other preds'),
-  'each mistake marks its line, and the missing one is struck out',
-);
-await select(tab, 'mistake', 'sorted by label');
-for (const rows of [1, 10, 250]) {
-  await select(tab, 'rows', `${rows}`);
-  await press(tab, 'Anew');
-  await press(tab, 'One step');
-  const {images, losses} = await state(tab);
-  say(images === rows && losses.length === 1, `${rows} rows: ${await at(tab, 'note')}`);
-}
-await select(tab, 'rows', '50');
-await press(tab, 'Anew');
-await press(tab, 'Train');
-await stopped(tab);
-const sorted = await state(tab);
-say(
-  sorted.steps === 240 && sorted.losses.at(-1) < 0.5 && sorted.checks.at(-1).right < 200,
-  `sorted by label: the last minibatch is right, new images are not (${sorted.checks.at(-1).right})`,
-);
-await clean(tab, 'the room');
-
-// With the keyboard alone
-await tab.context().close();
-tab = fresh;
-const names = [];
-for (let i = 0; i < 8; i++) {
-  await tab.keyboard.press('Tab');
-  names.push(
-    await tab.evaluate(() => {
-      const {activeElement: part} = document.querySelector('.mnist-mb-live').shadowRoot;
-      return part?.labels?.[0]?.firstChild.textContent.trim() ?? part?.textContent;
-    }),
-  );
-  if (names.at(-1) === 'One step') await tab.keyboard.press('Enter');
-  if (names.at(-1) === 'rate') await tab.keyboard.press('ArrowDown');
-}
-const keys = await state(tab);
-say(
-  `${names}` === 'Train,One step,Anew,rate,rows,pace,mistake,Another' &&
-    keys.steps === 1 &&
-    keys.set.rate === 1,
-  `all is reached and used with the keyboard: ${names}`,
-);
-const letters = await tab.evaluate(() => {
-  globalThis.keys = 0;
-  document.addEventListener('keydown', () => globalThis.keys++);
-});
-await tab.keyboard.press('s');
-say(
-  letters === undefined && (await tab.evaluate(() => globalThis.keys)) === 0,
-  'keys stay in the figure that has the focus',
-);
-
-// Themes, print, motion, out of sight
-const dark = () => tab.evaluate(() => document.querySelector('.mnist-mb-live').live.colors.dark);
-const themes = [await dark()];
-for (const [name, value] of [
-  ['className', 'quarto-dark'],
-  ['style', 'color: oklch(0.3 0.1 250)'],
-  ['style', 'color: color(srgb 0.9 0.9 0.9)'],
-]) {
-  const light = await look(tab, 'weights');
-  await tab.evaluate(([name, value]) => (document.body[name] = value), [name, value]);
-  await tab.waitForTimeout(500);
-  themes.push(await dark(), same(light, await look(tab, 'weights')));
-}
-say(
-  `${themes}` === 'false,true,false,false,false,true,false',
-  `figures follow the page's theme, in any notation (${themes})`,
-);
-await tab.evaluate(() => document.body.removeAttribute('style'));
-await tab.emulateMedia({media: 'print'});
-say(
-  (await tab.locator('.mnist-mb-live > img').isVisible()) &&
-    !(await tab.locator('.all').isVisible()) &&
-    !(await tab.locator('.mnist-mb-live > p').isVisible()),
-  'on paper: the picture of three moments',
-);
-await tab.emulateMedia({media: 'screen', reducedMotion: 'reduce'});
-await tab.waitForTimeout(300);
-await press(tab, 'Anew');
-const calm = await tab.evaluate(async () => {
-  const {e} = document.querySelector('.mnist-mb-live').live;
-  let shown = 0;
-  new MutationObserver(() => shown++).observe(e.state, {childList: true});
-  const start = performance.now();
-  e.train.click();
-  while (document.querySelector('.mnist-mb-live').live.playing)
-    await new Promise(requestAnimationFrame);
-  return [shown, (performance.now() - start) / 1000];
-});
-say(
-  calm[0] <= 2 * calm[1] + 3 && (await state(tab)).steps === 240,
-  `with little motion: shown ${calm[0]} times in ${calm[1].toFixed(1)} s`,
-);
-await tab.emulateMedia({reducedMotion: 'no-preference'});
-await select(tab, 'pace', 'fast');
-await select(tab, 'rows', '1');
-await press(tab, 'Anew');
-await press(tab, 'Train');
-await tab.evaluate(() => scrollTo(0, 1e5));
-await tab.waitForTimeout(300);
-const away = (await state(tab)).steps;
-await tab.waitForTimeout(500);
-const later = await state(tab);
-await tab.evaluate(() => scrollTo(0, 0));
-await tab.waitForFunction(n => document.querySelector('.mnist-mb-live').live.run.steps > n, away);
-say(
-  later.playing && later.steps === away,
-  `out of sight it waits (${away}, ${later.steps}), in sight it goes on`,
-);
-
-// A rate from Python that no network survives
-tab = await open('wild.html');
-await ready(tab);
-await select(tab, 'pace', 'fast');
-await press(tab, 'Train');
-await stopped(tab);
-const wild = await state(tab);
-say(
-  wild.steps < 240 &&
-    /loss no number any more: Anew/.test(await at(tab, 'note')) &&
-    !tab.bad.length,
-  `a loss that is no number ends it, after ${wild.steps} steps (${tab.bad.slice(0, 2)})`,
-);
-await press(tab, 'Anew');
-say((await state(tab)).losses.length === 0, 'and Anew begins again');
-
-// --- The first page: draw, train, draw again
+const phone = {viewport: {width: 390, height: 844}, hasTouch: true, isMobile: true};
 async function stroke(tab, points, pointerType = 'mouse') {
   const box = await tab.locator('canvas.pad').first().boundingBox();
   const cdp = await tab.context().newCDPSession(tab);
@@ -374,194 +98,494 @@ async function stroke(tab, points, pointerType = 'mouse') {
   ]);
 }
 const SEVEN = [[0.25, 0.2], [0.5, 0.2], [0.72, 0.2], [0.6, 0.5], [0.45, 0.85]]; // prettier-ignore
-tab = await open('home.html');
-await ready(tab);
-const equal = await tab.locator('.bars li span:last-child').allTextContents();
-say(
-  (await at(tab, 'verdict')) === 'It has learned nothing yet' &&
-    equal.every(v => Math.abs(v - 0.1) < 0.03),
-  `before: ten nearly equal bars (${equal})`,
-);
-await stroke(tab, SEVEN);
-say(/^It guesses \d \(0\.1\d\d\)$/.test(await at(tab, 'verdict')), await at(tab, 'verdict'));
-const blank = await places(tab);
-await tab.evaluate(() => (document.querySelector('.mnist-mb-live').live.set.pace = 'fast'));
-await press(tab, 'Train');
-await stopped(tab);
-const sevens = await at(tab, 'verdict');
-say(
-  /^It reads 7 /.test(sevens) && /reads 91 of 100 new digits/.test(await at(tab, 'state')),
-  `after: ${sevens}; ${await at(tab, 'state')}`,
-);
-say(`${await places(tab)}` === `${blank}`, 'nothing has jumped meanwhile');
-await press(tab, 'Clear');
-say((await at(tab, 'verdict')) === 'Draw a digit', 'Clear empties the pad');
-await stroke(tab, [[0.5, 0.15], [0.5, 0.5], [0.5, 0.85]], 'pen'); // prettier-ignore
-say(/^It reads 1 /.test(await at(tab, 'verdict')), `with a pen: ${await at(tab, 'verdict')}`);
-await press(tab, 'Example');
-await press(tab, 'Example');
-say(/^It reads 2 /.test(await at(tab, 'verdict')), `an example: ${await at(tab, 'verdict')}`);
-await stroke(tab, SEVEN);
-const drawn = await state(tab);
-say(
-  drawn.example === null && drawn.strokes.length === 1,
-  'who draws over an example begins a drawing',
-);
-await clean(tab, 'the first page');
-const phone = {viewport: {width: 390, height: 844}, hasTouch: true, isMobile: true};
-tab = await open('home.html', {...phone, colorScheme: 'dark'});
-await ready(tab);
-const box = await tab.locator('canvas.pad').boundingBox();
-const bars = await tab.locator('.bars').boundingBox();
-const finger = await tab.context().newCDPSession(tab);
-const touch = (type, ...points) =>
-  finger.send('Input.dispatchTouchEvent', {
-    type,
-    touchPoints: points.map(([x, y]) => ({x: box.x + x * box.width, y: box.y + y * box.height})),
+
+// --- The room
+async function theRoom() {
+  let tab = await open('room.html');
+  await ready(tab);
+  say(
+    (await at(tab, 'state')) === 'step 0 · 0 images' &&
+      /^The first minibatch: 8 of 50 right, loss 2\.29$/.test(await at(tab, 'note')),
+    'before the first step the first minibatch is there, with its guesses',
+  );
+  const before = [await look(tab, 'batch'), await look(tab, 'weights'), await look(tab, 'loss')];
+  await press(tab, 'One step');
+  const once = [await look(tab, 'batch'), await look(tab, 'weights'), await look(tab, 'loss')];
+  const one = await state(tab);
+  say(
+    same(before[0], once[0]) && !same(before[1], once[1]) && !same(before[2], once[2]),
+    'after one step: that minibatch as it was before it, other weights, a dot',
+  );
+  say(
+    one.steps === 1 && one.losses.length === 1 && one.checks.length === 2,
+    `one step is one (${one.steps}), and the new images are asked`,
+  );
+  for (let i = 0; i < 12; i++) await press(tab, 'One step');
+  const many = await state(tab);
+  say(many.checks.length === 14, 'after each single step the new images are asked');
+  await press(tab, 'Anew');
+  const again = await state(tab);
+  say(
+    again.steps === 0 && again.before.length === 14 && again.losses.length === 0,
+    'Anew begins again and keeps the line of the run before',
+  );
+  say(/gray: the run before/.test(await at(tab, 'all')), 'the gray line is named');
+
+  // In the pace to watch: Pause, what is shown at most three times a second, and what is announced
+  await tab.evaluate(() => {
+    const {e} = document.querySelector('.mnist-mb-live').live;
+    globalThis.seen = {batch: 0, status: 0, frames: 0};
+    const note = e.batch.parentNode.querySelector('.note');
+    for (const [name, part] of Object.entries({batch: note, status: e.status, frames: e.state}))
+      new MutationObserver(() => globalThis.seen[name]++).observe(part, {childList: true});
   });
-await touch('touchStart', SEVEN[0]);
-for (const point of SEVEN) await touch('touchMove', point);
-await touch('touchEnd');
-const [scrolled, wide] = await tab.evaluate(() => [scrollY, document.scrollingElement.scrollWidth]);
-const fingered = await state(tab);
-say(
-  fingered.strokes.length === 1 && fingered.strokes[0].length > 3 && scrolled === 0 && wide <= 390,
-  `390 px: a finger draws ${fingered.strokes[0]?.length} points, the page stays and is ${wide} wide`,
-);
-say(
-  bars.x >= box.x + box.width && Math.abs(bars.y - box.y) < 60 && box.width >= 190,
-  `390 px: the bars stand beside the pad of ${box.width} px`,
-);
-await clean(tab, 'the first page on a phone');
+  const start = Date.now();
+  await press(tab, 'Train');
+  await tab.waitForTimeout(3000);
+  await press(tab, 'Pause');
+  const paused = await state(tab);
+  await tab.waitForTimeout(300);
+  say(
+    paused.steps >= 1 && paused.steps <= 9 && (await state(tab)).steps === paused.steps,
+    `three seconds are few steps (${paused.steps}), and Pause ends them`,
+  );
+  await press(tab, 'Train');
+  await stopped(tab);
+  const took = (Date.now() - start) / 1000;
+  const end = await state(tab);
+  const seen = await tab.evaluate(() => globalThis.seen);
+  say(
+    end.steps === 240 && end.images === 12_000 && (await at(tab, 'train')) === 'Train on',
+    `it stops after three epochs: ${end.steps} steps in ${took.toFixed(1)} s`,
+  );
+  say(
+    Math.abs(end.checks.at(-1).loss - 0.3303) < 1e-4 && end.checks.at(-1).right === 909,
+    `it ends where PyTorch does: loss ${end.checks.at(-1).loss}, ${end.checks.at(-1).right}`,
+  );
+  say(
+    /^New images: loss 0\.33, reads 909 of 1,000/.test(await at(tab, 'loss + .note')),
+    'and says so below the chart',
+  );
+  say(
+    seen.batch <= 3.1 * took + 3 && seen.status <= took / 5 + 3,
+    `the minibatch is drawn ${seen.batch} times and ${seen.status} things said in ${took.toFixed(1)} s`,
+  );
+  say(
+    /^step 240, loss 0\.33, reads 909 of 1,000, 0 units dead$/.test(await at(tab, 'status')),
+    `a screen reader hears: ${await at(tab, 'status')}`,
+  );
+
+  // Fast, and what a rate that is too high does for good
+  await select(tab, 'pace', 'fast');
+  await press(tab, 'Anew');
+  const quick = Date.now();
+  await press(tab, 'Train');
+  await stopped(tab);
+  const speed = 240 / ((Date.now() - quick) / 1000);
+  say((await state(tab)).steps === 240, `fast: ${speed.toFixed(0)} steps a second, all drawn`);
+
+  // Nothing is cut, and nothing stands elsewhere than before the training
+  const fresh = await open('room.html');
+  await ready(fresh);
+  for (const width of [390, 768, 1600, 1280]) {
+    for (const page of [fresh, tab]) await page.setViewportSize({width, height: 900});
+    const [still, moved] = [await places(fresh), await places(tab)];
+    const wide = await fresh.evaluate(() => document.scrollingElement.scrollWidth);
+    const jumps = still.filter((place, i) => place !== moved[i]);
+    say(
+      wide <= width && still.length > 50 && !jumps.length,
+      `${width} px: the page is ${wide} wide, and nothing jumps (${jumps.slice(0, 3)})`,
+    );
+  }
+  const pauseAfter = (tab, steps) =>
+    tab.evaluate(async steps => {
+      const {live} = document.querySelector('.mnist-mb-live');
+      while (live.run.steps <= steps) await new Promise(requestAnimationFrame);
+      live.e.train.click();
+    }, steps);
+  await select(tab, 'rate', '5');
+  await press(tab, 'Train on');
+  await pauseAfter(tab, 300);
+  const killed = await state(tab);
+  await select(tab, 'rate', '0.1');
+  await press(tab, 'Train');
+  await pauseAfter(tab, killed.steps + 50);
+  const dead = await state(tab);
+  say(
+    dead.checks.at(-1).dead.length > 40 && dead.marks.length === 2 && dead.losses.length > 350,
+    `a changed rate does not reset: ${dead.checks.at(-1).dead.length} units are dead, and stay so`,
+  );
+  say(/\d\d of 50 are dead/.test(await at(tab, 'weights + .note')), 'dead units are counted');
+
+  // The loop's lines, for each choice
+  const line = i =>
+    tab.evaluate(i => {
+      const part = document
+        .querySelector('.mnist-mb-live')
+        .shadowRoot.querySelectorAll('.loop code')[i];
+      const span = part.firstChild;
+      return `${part.className} ${span.textContent} ${getComputedStyle(span).textDecorationLine}`;
+    }, i);
+  say(
+    (await line(4)) === 'other p -= p.grad*0.1 none',
+    `the rate is in its line: ${await line(4)}`,
+  );
+  await select(tab, 'rate', '0.5');
+  const lines = {};
+  for (const [mistake, i] of Object.entries({
+    none: 0,
+    'gradients not cleared': 5,
+    'pixels to 255': 1,
+    'sorted by label': 0,
+    'labels one row late': 0,
+    'no ReLU': 1,
+  })) {
+    await select(tab, 'mistake', mistake);
+    await press(tab, 'Anew');
+    lines[mistake] = await line(i);
+  }
+  say(
+    lines.none === ' xb, yb = x[rows], y[rows] none' &&
+      lines['gradients not cleared'] === 'other p.grad.zero_() line-through' &&
+      lines['pixels to 255'] === 'other preds = model(256*xb) none' &&
+      lines['sorted by label'].startsWith('other xb') &&
+      lines['labels one row late'] === 'other xb, yb = x[rows], y[rows - 1] none' &&
+      lines['no ReLU'].startsWith('other preds'),
+    'each mistake marks its line, and the missing one is struck out',
+  );
+  await select(tab, 'mistake', 'sorted by label');
+  for (const rows of [1, 10, 250]) {
+    await select(tab, 'rows', `${rows}`);
+    await press(tab, 'Anew');
+    await press(tab, 'One step');
+    const {images, losses} = await state(tab);
+    say(images === rows && losses.length === 1, `${rows} rows: ${await at(tab, 'note')}`);
+  }
+  await select(tab, 'rows', '50');
+  await press(tab, 'Anew');
+  await press(tab, 'Train');
+  await stopped(tab);
+  const sorted = await state(tab);
+  say(
+    sorted.steps === 240 && sorted.losses.at(-1) < 0.5 && sorted.checks.at(-1).right < 200,
+    `sorted by label: the last minibatch is right, new images are not (${sorted.checks.at(-1).right})`,
+  );
+  await clean(tab, 'the room');
+
+  // With the keyboard alone
+  await tab.context().close();
+  tab = fresh;
+  const names = [];
+  for (let i = 0; i < 8; i++) {
+    await tab.keyboard.press('Tab');
+    names.push(
+      await tab.evaluate(() => {
+        const {activeElement: part} = document.querySelector('.mnist-mb-live').shadowRoot;
+        return part?.labels?.[0]?.firstChild.textContent.trim() ?? part?.textContent;
+      }),
+    );
+    if (names.at(-1) === 'One step') await tab.keyboard.press('Enter');
+    if (names.at(-1) === 'rate') await tab.keyboard.press('ArrowDown');
+  }
+  const keys = await state(tab);
+  say(
+    `${names}` === 'Train,One step,Anew,rate,rows,pace,mistake,Another' &&
+      keys.steps === 1 &&
+      keys.set.rate === 1,
+    `all is reached and used with the keyboard: ${names}`,
+  );
+  const letters = await tab.evaluate(() => {
+    globalThis.keys = 0;
+    document.addEventListener('keydown', () => globalThis.keys++);
+  });
+  await tab.keyboard.press('s');
+  say(
+    letters === undefined && (await tab.evaluate(() => globalThis.keys)) === 0,
+    'keys stay in the figure that has the focus',
+  );
+
+  // Themes, print, motion, out of sight
+  const dark = () => tab.evaluate(() => document.querySelector('.mnist-mb-live').live.colors.dark);
+  const themes = [await dark()];
+  for (const [name, value] of [
+    ['className', 'quarto-dark'],
+    ['style', 'color: oklch(0.3 0.1 250)'],
+    ['style', 'color: color(srgb 0.9 0.9 0.9)'],
+  ]) {
+    const light = await look(tab, 'weights');
+    await tab.evaluate(([name, value]) => (document.body[name] = value), [name, value]);
+    await tab.waitForTimeout(500);
+    themes.push(await dark(), same(light, await look(tab, 'weights')));
+  }
+  say(
+    `${themes}` === 'false,true,false,false,false,true,false',
+    `figures follow the page's theme, in any notation (${themes})`,
+  );
+  await tab.evaluate(() => document.body.removeAttribute('style'));
+  await tab.emulateMedia({media: 'print'});
+  say(
+    (await tab.locator('.mnist-mb-live > img').isVisible()) &&
+      !(await tab.locator('.all').isVisible()) &&
+      !(await tab.locator('.mnist-mb-live > p').isVisible()),
+    'on paper: the picture of three moments',
+  );
+  await tab.emulateMedia({media: 'screen', reducedMotion: 'reduce'});
+  await tab.waitForTimeout(300);
+  await press(tab, 'Anew');
+  const calm = await tab.evaluate(async () => {
+    const {e} = document.querySelector('.mnist-mb-live').live;
+    let shown = 0;
+    new MutationObserver(() => shown++).observe(e.state, {childList: true});
+    const start = performance.now();
+    e.train.click();
+    while (document.querySelector('.mnist-mb-live').live.playing)
+      await new Promise(requestAnimationFrame);
+    return [shown, (performance.now() - start) / 1000];
+  });
+  say(
+    calm[0] <= 2 * calm[1] + 3 && (await state(tab)).steps === 240,
+    `with little motion: shown ${calm[0]} times in ${calm[1].toFixed(1)} s`,
+  );
+  await tab.emulateMedia({reducedMotion: 'no-preference'});
+  await select(tab, 'pace', 'fast');
+  await select(tab, 'rows', '1');
+  await press(tab, 'Anew');
+  await press(tab, 'Train');
+  await tab.evaluate(() => scrollTo(0, 1e5));
+  await tab.waitForTimeout(300);
+  const away = (await state(tab)).steps;
+  await tab.waitForTimeout(500);
+  const later = await state(tab);
+  await tab.evaluate(() => scrollTo(0, 0));
+  await tab.waitForFunction(n => document.querySelector('.mnist-mb-live').live.run.steps > n, away);
+  say(
+    later.playing && later.steps === away,
+    `out of sight it waits (${away}, ${later.steps}), in sight it goes on`,
+  );
+
+  // A rate from Python that no network survives
+  tab = await open('wild.html');
+  await ready(tab);
+  await select(tab, 'pace', 'fast');
+  await press(tab, 'Train');
+  await stopped(tab);
+  const wild = await state(tab);
+  say(
+    wild.steps < 240 &&
+      /loss no number any more: Anew/.test(await at(tab, 'note')) &&
+      !tab.bad.length,
+    `a loss that is no number ends it, after ${wild.steps} steps (${tab.bad.slice(0, 2)})`,
+  );
+  await press(tab, 'Anew');
+  say((await state(tab)).losses.length === 0, 'and Anew begins again');
+  return `speed ${speed.toFixed(0)} steps a second; watched ${took.toFixed(1)} s`;
+}
+
+// --- The first page: draw, train, draw again
+async function firstPage() {
+  let tab = await open('home.html');
+  await ready(tab);
+  const equal = await tab.locator('.bars li span:last-child').allTextContents();
+  say(
+    (await at(tab, 'verdict')) === 'It has learned nothing yet' &&
+      equal.every(v => Math.abs(v - 0.1) < 0.03),
+    `before: ten nearly equal bars (${equal})`,
+  );
+  await stroke(tab, SEVEN);
+  say(/^It guesses \d \(0\.1\d\d\)$/.test(await at(tab, 'verdict')), await at(tab, 'verdict'));
+  const blank = await places(tab);
+  await tab.evaluate(() => (document.querySelector('.mnist-mb-live').live.set.pace = 'fast'));
+  await press(tab, 'Train');
+  await stopped(tab);
+  const sevens = await at(tab, 'verdict');
+  say(
+    /^It reads 7 /.test(sevens) && /reads 91 of 100 new digits/.test(await at(tab, 'state')),
+    `after: ${sevens}; ${await at(tab, 'state')}`,
+  );
+  say(`${await places(tab)}` === `${blank}`, 'nothing has jumped meanwhile');
+  await press(tab, 'Clear');
+  say((await at(tab, 'verdict')) === 'Draw a digit', 'Clear empties the pad');
+  await stroke(tab, [[0.5, 0.15], [0.5, 0.5], [0.5, 0.85]], 'pen'); // prettier-ignore
+  say(/^It reads 1 /.test(await at(tab, 'verdict')), `with a pen: ${await at(tab, 'verdict')}`);
+  await press(tab, 'Example');
+  await press(tab, 'Example');
+  say(/^It reads 2 /.test(await at(tab, 'verdict')), `an example: ${await at(tab, 'verdict')}`);
+  await stroke(tab, SEVEN);
+  const drawn = await state(tab);
+  say(
+    drawn.example === null && drawn.strokes.length === 1,
+    'who draws over an example begins a drawing',
+  );
+  await clean(tab, 'the first page');
+  tab = await open('home.html', {...phone, colorScheme: 'dark'});
+  await ready(tab);
+  const box = await tab.locator('canvas.pad').boundingBox();
+  const bars = await tab.locator('.bars').boundingBox();
+  const finger = await tab.context().newCDPSession(tab);
+  const touch = (type, ...points) =>
+    finger.send('Input.dispatchTouchEvent', {
+      type,
+      touchPoints: points.map(([x, y]) => ({x: box.x + x * box.width, y: box.y + y * box.height})),
+    });
+  await touch('touchStart', SEVEN[0]);
+  for (const point of SEVEN) await touch('touchMove', point);
+  await touch('touchEnd');
+  const [scrolled, wide] = await tab.evaluate(() => [
+    scrollY,
+    document.scrollingElement.scrollWidth,
+  ]);
+  const fingered = await state(tab);
+  say(
+    fingered.strokes.length === 1 &&
+      fingered.strokes[0].length > 3 &&
+      scrolled === 0 &&
+      wide <= 390,
+    `390 px: a finger draws ${fingered.strokes[0]?.length} points, the page stays and is ${wide} wide`,
+  );
+  say(
+    bars.x >= box.x + box.width && Math.abs(bars.y - box.y) < 60 && box.width >= 190,
+    `390 px: the bars stand beside the pad of ${box.width} px`,
+  );
+  await clean(tab, 'the first page on a phone');
+}
 
 // --- Several on a page; digits once
-tab = await open('several.html');
-for (const nth of [0, 1, 2]) {
-  await tab.locator('.mnist-mb-live').nth(nth).scrollIntoViewIfNeeded();
-  await ready(tab, nth);
-}
-await press(tab, 'One step', 0);
-await select(tab, 'rate', '2', 1);
-const [first, second, third] = [await state(tab, 0), await state(tab, 1), await state(tab, 2)];
-say(
-  first.steps === 1 && second.steps === 0 && third.steps === 0 && first.set.rate === 0.5,
-  'several figures do not disturb each other',
-);
-const held = await tab.evaluate(() => [
-  document.querySelectorAll('.mnist-mb-digits').length,
-  globalThis.unpacked,
-]);
-say(`${held}` === '1,1', `a page holds the digits once and unpacks them once (${held})`);
-await clean(tab, 'several figures');
+async function severalFigures() {
+  let tab = await open('several.html');
+  for (const nth of [0, 1, 2]) {
+    await tab.locator('.mnist-mb-live').nth(nth).scrollIntoViewIfNeeded();
+    await ready(tab, nth);
+  }
+  await press(tab, 'One step', 0);
+  await select(tab, 'rate', '2', 1);
+  const [first, second, third] = [await state(tab, 0), await state(tab, 1), await state(tab, 2)];
+  say(
+    first.steps === 1 && second.steps === 0 && third.steps === 0 && first.set.rate === 0.5,
+    'several figures do not disturb each other',
+  );
+  const held = await tab.evaluate(() => [
+    document.querySelectorAll('.mnist-mb-digits').length,
+    globalThis.unpacked,
+  ]);
+  say(`${held}` === '1,1', `a page holds the digits once and unpacks them once (${held})`);
+  await clean(tab, 'several figures');
 
-// A room without digits waits for those of another, however the page gets them; scripts that are
-// run again, as in JupyterLab
-tab = await open('empty.html');
-const insert = html =>
-  tab.evaluate(html => {
-    const host = document.createElement('div');
-    document.querySelector('#output').append(host);
-    host.innerHTML = html;
-    for (const old of host.querySelectorAll('script')) {
-      const script = document.createElement('script');
-      for (const {name, value} of old.attributes) script.setAttribute(name, value);
-      script.textContent = old.textContent;
-      old.replaceWith(script);
-    }
-  }, html);
-await insert(job.without);
-await tab.waitForFunction(() =>
-  document
-    .querySelector('.mnist-mb-live')
-    .shadowRoot.querySelector('.state')
-    .textContent.startsWith('Its digits'),
-);
-await insert(job.with);
-await ready(tab, 0);
-await ready(tab, 1);
-await press(tab, 'One step', 0);
-say((await state(tab, 0)).steps === 1, 'a room without digits waits for those of another one');
-say(!tab.bad.length, `as in JupyterLab: nothing on the console (${tab.bad.slice(0, 3)})`);
+  // A room without digits waits for those of another, however the page gets them; scripts that are
+  // run again, as in JupyterLab
+  tab = await open('empty.html');
+  const insert = html =>
+    tab.evaluate(html => {
+      const host = document.createElement('div');
+      document.querySelector('#output').append(host);
+      host.innerHTML = html;
+      for (const old of host.querySelectorAll('script')) {
+        const script = document.createElement('script');
+        for (const {name, value} of old.attributes) script.setAttribute(name, value);
+        script.textContent = old.textContent;
+        old.replaceWith(script);
+      }
+    }, html);
+  await insert(job.without);
+  await tab.waitForFunction(() =>
+    document
+      .querySelector('.mnist-mb-live')
+      .shadowRoot.querySelector('.state')
+      .textContent.startsWith('Its digits'),
+  );
+  await insert(job.with);
+  await ready(tab, 0);
+  await ready(tab, 1);
+  await press(tab, 'One step', 0);
+  say((await state(tab, 0)).steps === 1, 'a room without digits waits for those of another one');
+  say(!tab.bad.length, `as in JupyterLab: nothing on the console (${tab.bad.slice(0, 3)})`);
 
-// In a frame that may do nothing, as in Colab
-tab = await open('frame.html');
-const frame = tab.frameLocator('iframe');
-await frame.getByRole('button', {name: 'One step'}).click();
-await frame.getByText('step 1 · 50 images').waitFor();
-say(!tab.bad.length, `in a sandboxed frame with a strict policy it works (${tab.bad.slice(0, 3)})`);
+  // In a frame that may do nothing, as in Colab
+  tab = await open('frame.html');
+  const frame = tab.frameLocator('iframe');
+  await frame.getByRole('button', {name: 'One step'}).click();
+  await frame.getByText('step 1 · 50 images').waitFor();
+  say(
+    !tab.bad.length,
+    `in a sandboxed frame with a strict policy it works (${tab.bad.slice(0, 3)})`,
+  );
 
-// Without scripts; a notebook that was saved and converted
-tab = await browser.newPage({javaScriptEnabled: false});
-await tab.goto(`file://${job.folder}/room.html`);
-say(
-  (await tab.locator('.mnist-mb-live > img').isVisible()) &&
-    (await tab.getByText('moves where JavaScript runs').isVisible()),
-  'without scripts: the picture, and a sentence',
-);
-if (fs.statSync(`${job.folder}/nb.html`).size) {
-  tab = await browser.newPage();
-  await tab.route(/^http/, r => r.abort());
-  await tab.goto(`file://${job.folder}/nb.html`, {waitUntil: 'load'});
-  await ready(tab);
-  await press(tab, 'One step');
-  say((await state(tab)).steps === 1, 'a saved notebook that nbconvert made a page of works');
+  // Without scripts; a notebook that was saved and converted
+  tab = await browser.newPage({javaScriptEnabled: false});
+  await tab.goto(`file://${job.folder}/room.html`);
+  say(
+    (await tab.locator('.mnist-mb-live > img').isVisible()) &&
+      (await tab.getByText('moves where JavaScript runs').isVisible()),
+    'without scripts: the picture, and a sentence',
+  );
+  if (fs.statSync(`${job.folder}/nb.html`).size) {
+    tab = await browser.newPage();
+    await tab.route(/^http/, r => r.abort());
+    await tab.goto(`file://${job.folder}/nb.html`, {waitUntil: 'load'});
+    await ready(tab);
+    await press(tab, 'One step');
+    say((await state(tab)).steps === 1, 'a saved notebook that nbconvert made a page of works');
+  }
 }
 
 // --- The three small figures
-tab = await open('small.html');
-const cell = (row, i) => tab.locator('.scores tr').nth(row).locator('td').nth(i).textContent();
-const shares = async () => [await cell(0, 4), await cell(1, 4), await cell(2, 4)];
-const dog = tab.getByRole('slider', {name: 'score of dog'});
-const at0 = await shares();
-await tab.getByLabel('+100 to all').check();
-const over = [await cell(0, 3), ...(await shares())];
-await tab.getByLabel('subtract the largest').check();
-const saved = await shares();
-await tab.getByLabel('+100 to all').uncheck();
-await dog.focus();
-await tab.keyboard.press('Home');
-const low = [await cell(0, 1), ...(await shares())];
-say(
-  `${at0}` === '0.875,0.117,0.008' && `${over}` === 'inf,nan,nan,nan' && `${saved}` === `${at0}`,
-  `softmax: ${at0}; with +100 ${over}; with the largest subtracted ${saved}`,
-);
-say(low[0] === '−5.00' && Number(low[1]) < 0.01, `a score is set with the keyboard: ${low}`);
-await tab.getByRole('slider', {name: 'temperature'}).fill('1');
-say((await at(tab, 'degree')) === 'T = 10.00', 'a temperature from 0.1 to 10');
-const p = tab.getByRole('slider', {name: 'p', exact: true});
-await p.fill('0.5');
-const half = await tab.locator('.mnist-mb-live').nth(1).locator('.note').allTextContents();
-const gradient = await tab.locator('.both li span:last-child').allTextContents();
-say(
-  /the loss is 0\.69$/.test(half[0]) && gradient[3] === '−0.500' && gradient[0] === '0.056',
-  `loss: ${half[0]}; gradient ${gradient.slice(2, 5)}`,
-);
-const ends = {};
-for (const [rate, steps] of [
-  ['0.1', 3],
-  ['0.5', 1],
-  ['1', 3],
-  ['1.5', 3],
-]) {
-  await press(tab, rate, 2);
-  for (let i = 0; i < steps; i++)
-    if (await tab.getByRole('button', {name: 'Step'}).isEnabled()) await press(tab, 'Step', 2);
-  ends[rate] = await tab.locator('.mnist-mb-live').nth(2).locator('.note').textContent();
+async function smallFigures() {
+  let tab = await open('small.html');
+  const cell = (row, i) => tab.locator('.scores tr').nth(row).locator('td').nth(i).textContent();
+  const shares = async () => [await cell(0, 4), await cell(1, 4), await cell(2, 4)];
+  const dog = tab.getByRole('slider', {name: 'score of dog'});
+  const at0 = await shares();
+  await tab.getByLabel('+100 to all').check();
+  const over = [await cell(0, 3), ...(await shares())];
+  await tab.getByLabel('subtract the largest').check();
+  const saved = await shares();
+  await tab.getByLabel('+100 to all').uncheck();
+  await dog.focus();
+  await tab.keyboard.press('Home');
+  const low = [await cell(0, 1), ...(await shares())];
+  say(
+    `${at0}` === '0.875,0.117,0.008' && `${over}` === 'inf,nan,nan,nan' && `${saved}` === `${at0}`,
+    `softmax: ${at0}; with +100 ${over}; with the largest subtracted ${saved}`,
+  );
+  say(low[0] === '−5.00' && Number(low[1]) < 0.01, `a score is set with the keyboard: ${low}`);
+  await tab.getByRole('slider', {name: 'temperature'}).fill('1');
+  say((await at(tab, 'degree')) === 'T = 10.00', 'a temperature from 0.1 to 10');
+  const p = tab.getByRole('slider', {name: 'p', exact: true});
+  await p.fill('0.5');
+  const half = await tab.locator('.mnist-mb-live').nth(1).locator('.note').allTextContents();
+  const gradient = await tab.locator('.both li span:last-child').allTextContents();
+  say(
+    /the loss is 0\.69$/.test(half[0]) && gradient[3] === '−0.500' && gradient[0] === '0.056',
+    `loss: ${half[0]}; gradient ${gradient.slice(2, 5)}`,
+  );
+  const ends = {};
+  for (const [rate, steps] of [
+    ['0.1', 3],
+    ['0.5', 1],
+    ['1', 3],
+    ['1.5', 3],
+  ]) {
+    await press(tab, rate, 2);
+    for (let i = 0; i < steps; i++)
+      if (await tab.getByRole('button', {name: 'Step'}).isEnabled()) await press(tab, 'Step', 2);
+    ends[rate] = await tab.locator('.mnist-mb-live').nth(2).locator('.note').textContent();
+  }
+  say(
+    /step 3: t = 0\.2\d/.test(ends['0.1']) &&
+      /step 1: t = 0\.50/.test(ends['0.5']) &&
+      /step 3: t = 1\.00/.test(ends['1']) &&
+      /out of the picture/.test(ends['1.5']) &&
+      (await tab.getByRole('button', {name: 'Step'}).isDisabled()),
+    `slice: ${Object.values(ends).join('; ')}`,
+  );
+  await clean(tab, 'the small figures');
+  tab = await open('small.html', {...phone, colorScheme: 'dark'});
+  const narrow = await tab.evaluate(() => document.scrollingElement.scrollWidth);
+  say(narrow <= 390, `390 px: the small figures are ${narrow} wide`);
+  await clean(tab, 'the small figures on a phone');
 }
-say(
-  /step 3: t = 0\.2\d/.test(ends['0.1']) &&
-    /step 1: t = 0\.50/.test(ends['0.5']) &&
-    /step 3: t = 1\.00/.test(ends['1']) &&
-    /out of the picture/.test(ends['1.5']) &&
-    (await tab.getByRole('button', {name: 'Step'}).isDisabled()),
-  `slice: ${Object.values(ends).join('; ')}`,
-);
-await clean(tab, 'the small figures');
-tab = await open('small.html', {...phone, colorScheme: 'dark'});
-const narrow = await tab.evaluate(() => document.scrollingElement.scrollWidth);
-say(narrow <= 390, `390 px: the small figures are ${narrow} wide`);
-await clean(tab, 'the small figures on a phone');
 
-console.log(`speed ${speed.toFixed(0)} steps a second; watched ${took.toFixed(1)} s`);
+// Side by side, since a room that is watched leaves much time
+const [speeds] = await Promise.all([theRoom(), firstPage(), severalFigures(), smallFigures()]);
+console.log(speeds);
 await browser.close();
 process.exit(failed ? 1 : 0);
