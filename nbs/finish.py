@@ -58,7 +58,7 @@ BARS = {'class="navbar': 'This site', 'class="quarto-secondary': 'This chapter',
         'id="quarto-sidebar"': 'Chapters', 'class="page-navigation': 'Previous and next chapter'}
 # The first stop of the keyboard leads over the bar and the chapters.
 SKIP = '<a class="skip" href="#quarto-document-content">To the text</a>'
-EMPTY = re.compile(r'<th\b([^>]*)></th>')
+EMPTY = re.compile(r'<th\b((?! scope)[^>]*)></th>')
 # What a Markdown page has no use for
 HEAVY = re.compile(r'<script.*?</script>|<img [^>]*src="data:[^>]*>', re.S)
 
