@@ -114,6 +114,11 @@ const settled = tab =>
   tab.evaluate(() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 50))));
 
 async function judge(tab, how) {
+  // A figure that moves has its names when it is in sight for the first time
+  for (const figure of await tab.locator('.mnist-mb-live').all()) {
+    await figure.scrollIntoViewIfNeeded();
+    await settled(tab);
+  }
   await tab.evaluate(axe);
   const {violations} = await tab.evaluate(() => axe.run(document, {resultTypes: ['violations']}));
   for (const {id, nodes, help} of violations.filter(v => !KNOWN.includes(v.id)))
