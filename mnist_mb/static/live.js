@@ -332,7 +332,10 @@ function chart(canvas, {x, y, xTicks, yTicks}, {ink}) {
     line([[x[0], v], [x[1], v]], css(ink, 0.15), 1); // prettier-ignore
     text(short(v), left - 7, py(v) + 4, 'right');
   }
-  for (const v of xTicks) text(short(v), px(v), height - 4, 'center');
+  for (const v of xTicks) {
+    const half = context.measureText(short(v)).width / 2;
+    text(short(v), Math.min(px(v), width - half), height - 4, 'center');
+  }
   return {context, px, py, text, line, dot};
 }
 
