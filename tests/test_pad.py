@@ -483,7 +483,8 @@ def strokes(image):
     while left:
         around = {(y, x): line[max(0, y-1):y+2, max(0, x-1):x+2].sum() for y, x in left}
         ends = [place for place, n in around.items() if n <= 2]
-        walks.append(step(*min(ends or left), []))
+        walk = step(*min(ends or left), [])
+        walks.append(walk[:-1:2] + walk[-1:])  # a pen is not followed at every pixel
     return walks
 
 
