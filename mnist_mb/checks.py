@@ -29,8 +29,8 @@ def check_data(
                         'of tensors: torch.as_tensor makes them of arrays')
     x, y = data
     if not len(x) == len(y) > 0:
-        raise ValueError(f'{name} has {len(x)} rows of x and {len(y)} of y; '
-                         'as many are needed, and at least one')
+        raise ValueError(f'{name} has {len(x)} rows of x and {len(y)} of '
+                         'y; as many are needed, and at least one')
     if y.is_floating_point() and floats:
         return
     if y.ndim != 1 or y.is_floating_point() or y.min() < 0:
@@ -61,8 +61,8 @@ def check_fit(
     for name, data in ('train', train), ('valid', valid):
         if isinstance(data, Iterator):
             raise TypeError(f'{name} is a {type(data).__name__}, which is '
-                            'used up after one epoch: pass a DataLoader, or '
-                            'a list of minibatches')
+                            'used up after one epoch: pass a DataLoader, '
+                            'or a list of minibatches')
         check_data(data, name, floats=name == 'train')
 
 # %% ../nbs/13_checks.ipynb #6faf11fc
@@ -106,8 +106,8 @@ def _about(what, batch):
         return (f'there was no minibatch {what}; with drop_last, a '
                 'DataLoader has none if there are fewer rows than in one')
     if isinstance(batch, dict):
-        return (f'the last minibatch {what} is a dictionary with {[*batch]}; a '
-                'collate_fn for the DataLoader can make pairs (xb, yb)')
+        return (f'the last minibatch {what} is a dictionary with '
+                f'{[*batch]}; a collate_fn for the DataLoader can make pairs (xb, yb)')
     if not isinstance(batch, (tuple, list)):
         return (f'the last minibatch {what} is no pair (xb, yb): '
                 f'{_seen(batch)}; all rows at once are a tuple (x, y) of '

@@ -80,7 +80,7 @@ def _check_outputs(overwrite, *paths, picture=None, inputs=()):
     inputs = {user_path(path).resolve() for path in inputs}
     files = [*inputs, *(path.resolve() for path in paths)]
     if len({*files}) < len(files):
-        raise ValueError('an output is an input, or the same file as another')
+        raise ValueError('an output is an input, or the same file twice')
     if picture is not None:
         from matplotlib.figure import Figure
         kind = Path(picture).suffix[1:]
@@ -102,7 +102,8 @@ def _load(path):
         for name in ('model_state_dict', 'state_dict'):
             state = state.get(name, state)
         names = [*state]
-        layers = [k for k in names if re.search(r'\b\d+\.(weight|bias)$', k)]
+        ends = re.compile(r'\b\d+\.(weight|bias)$')
+        layers = [k for k in names if ends.search(k)]
         model = Model(784, len(state[layers[0]]), 10)
         ours = zip(model.state_dict(), map(state.get, layers), strict=True)
         model.load_state_dict(dict(ours))

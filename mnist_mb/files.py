@@ -52,7 +52,8 @@ def _to_idx(a: np.ndarray) -> bytes:
 # %% ../nbs/11_files.ipynb #de991b3c
 _FILES = ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte',
           't10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte')
-DATASETS: dict[str, dict[str, tuple[str, ...]]] = {'mnist': dict(zip(_FILES, (
+DATASETS: dict[str, dict[str, tuple[str, ...]]] = {}
+DATASETS['mnist'] = dict(zip(_FILES, (
     # SHA-256 of the published .gz, then of its content
     ('440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609',
      'ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db'),
@@ -62,7 +63,7 @@ DATASETS: dict[str, dict[str, tuple[str, ...]]] = {'mnist': dict(zip(_FILES, (
      '0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7'),
     ('f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6',
      'ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2')
-)))}
+)))
 
 # %% ../nbs/11_files.ipynb #4adc94a3
 DATASETS['fashion'] = dict(zip(_FILES, (
@@ -272,7 +273,7 @@ def _fetch_file(file: str, folder: Path, name: str, timeout: float) -> str:
         try:
             return pooch.retrieve(url, zipped, f'{file}.gz', folder,
                                   downloader=download)
-        except (OSError, ValueError) as e:  # errors of requests are OSErrors
+        except (OSError, ValueError) as e:  # requests' are OSErrors
             tried.append(f'  {url}: {type(e).__name__}: {e}')
     raise DataError('\n'.join([*tried, _by_hand(name)]))
 

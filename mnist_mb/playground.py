@@ -58,7 +58,7 @@ def centered(
     down, across = (_area_shares(*n) for n in zip(ink.shape, (h, w)))
     small = down @ ink @ across.T
     if small.max() < 0.1:
-        raise ValueError(f'too faint or too thin: the darkest pixel becomes '
+        raise ValueError('too faint or too thin: the darkest pixel becomes '
                          f'{small.max():.2g}; take a thicker pen')
     picture = F.pad(small, (0, 28 - w, 0, 28 - h))
     mean = center_of_mass(picture[None])[0].tolist()
@@ -173,8 +173,8 @@ def _opened(file):
             image.draft('L', (400, 400))
             return _upright(image)
     except Exception as e:  # whatever a broken file leads to
-        raise ValueError(f'no picture in {file}: {e} (what can be read is a '
-                         'JPEG or PNG of up to 80 megapixels)') from e
+        raise ValueError(f'no picture in {file}: {e} (what can be read is '
+                         'a JPEG or PNG of up to 80 megapixels)') from e
 
 def _upright(image):
     "The gray values of an image as a viewer shows it, at most 400 a side."
@@ -218,7 +218,8 @@ def _layers(model):
         kind = type(part)
         if kind is nn.Linear:
             rows = part.weight.detach().cpu().float().numpy().astype('<f4')
-            bias = len(rows)*[0.] if part.bias is None else part.bias.tolist()
+            bias = (len(rows)*[0.] if part.bias is None
+                    else part.bias.tolist())
             layers.append({'weight': [_text(row.tobytes()) for row in rows],
                            'bias': bias, 'relu': False})
         elif kind is nn.ReLU and layers:
@@ -257,8 +258,8 @@ def _instead(images):
             f'<img width="{2*row.width}" height="56" alt="examples" '
             f'src="data:image/png;base64,{_text(file.getvalue())}">\n')
     return (f'{picture}<p>Here is a pad to draw on, which shows what a '
-            'network sees and computes. It needs JavaScript; in Jupyter, it '
-            'also needs a notebook that you trust.</p>')
+            'network sees and computes. It needs JavaScript; in Jupyter, '
+            'it also needs a notebook that you trust.</p>')
 
 def _as_json(data):
     "JSON that can stand in a script element, one text of a list per line."
