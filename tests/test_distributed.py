@@ -153,16 +153,18 @@ def test_two_processes_train_as_one(start, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('befalls, words', [
-    ('SIGKILL', 'Connection'), ('SIGSTOP', '(?i)timed out')])
-def test_a_process_notices_that_another_is_gone(start, tmp_path, befalls, words):
-    "Started by hand, as on several computers, where no torchrun ends it."
-    given = json.dumps(dict(folder=str(tmp_path), cases=[(500, 10)], signals={'1': befalls},
-                            timeout=10))
-    env = alone(size=2)
-    first, _ = (start(__file__, given, **env | dict(RANK=rank, LOCAL_RANK=rank)) for rank in '01')
-    code, _, err = ended(first)
-    assert code == 1 and 'RuntimeError' in err and re.search(words, err)
+def test_a_process_notices_that_another_is_gone(start, tmp_path):
+    "Started by hand, as on several computers, where no torchrun ends it; both groups at once."
+    left = {}
+    for befalls, words in (('SIGSTOP', '(?i)timed out'), ('SIGKILL', 'Connection')):
+        given = json.dumps(dict(folder=str(tmp_path), cases=[(500, 10)], signals={'1': befalls},
+                                timeout=10))
+        env = alone(size=2)
+        left[words], _ = (start(__file__, given, **env | dict(RANK=rank, LOCAL_RANK=rank))
+                          for rank in '01')
+    for words, process in left.items():
+        code, _, err = ended(process)
+        assert code == 1 and 'RuntimeError' in err and re.search(words, err)
     assert not list(tmp_path.iterdir())
 
 
@@ -177,15 +179,17 @@ def test_torchrun_ends_when_a_process_is_killed(start, tmp_path):
 @pytest.mark.slow
 def test_the_command_prints_and_writes_under_torchrun_what_it_does_alone(start, tmp_path):
     command = ['-m', 'mnist_mb', 'train', '--data', 'drawn', '--epochs', '1', '--bs', '501']
-    one, two = (ended(start(*how, *command, '--save', tmp_path/f'{name}.pt'))
-                for how, name in (([], 'one'), (TORCHRUN, 'two')))
+    one, two, bad = [start(*how, *command, '--save', path) for how, path in (
+        ([], tmp_path/'one.pt'), (TORCHRUN, tmp_path/'two.pt'),
+        (TORCHRUN, 'no/such/folder/a.pt'))]
+    one, two, bad = map(ended, (one, two, bad))
     assert one[0] == two[0] == 0, one[2] + two[2]
     told = [[re.sub(r'0\.\d+|\S+\.pt', '…', line) for line in run[1].splitlines()]
             for run in (one, two)]
     assert told[0] == told[1] and len(told[0]) == 5
     one, two = (torch.load(tmp_path/f'{k}.pt', weights_only=True) for k in ('one', 'two'))
     assert 0 < farthest(one, two) < 5e-3  # sums in another order: float32, and training magnifies
-    code, out, err = ended(start(*TORCHRUN, *command, '--save', 'no/such/folder/a.pt'))
+    code, out, err = bad
     assert code == 1 and out == '' and err.count("can't write no/such") == 1
 
 

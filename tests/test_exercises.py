@@ -171,6 +171,12 @@ def bootstrap(times=400, pick=None, share=.025, score=None, rows=None):
     return answer
 
 
+def leaky(slope):
+    def answer(x, G, w1, b1, w2):
+        return ((G @ w2)*slope(x @ w1.T + b1)).T @ x
+    return answer
+
+
 # Per chapter and check: what begins the sentence, or stands in it, and answers that get it.
 ANSWERS = {
     ('00_data', 'check_shares'): {
@@ -284,7 +290,48 @@ ANSWERS = {
         'right': [lambda: 0.05, lambda: torch.tensor(0.03)],
         'not solved yet': [lambda: None, lambda: ...],
         'try a smaller one': [lambda: 0.5], 'try a larger one': [lambda: 0.0001],
-        'ends with': [lambda: 'x']}}
+        'ends with': [lambda: 'x']},
+    ('07_speed', 'check_multiplications'): {
+        'right': [lambda a, h, c, n: n*(2*a*h + 3*h*c), lambda a, h, c, n: n*h*(a + a + c + c + c)],
+        'not solved yet': [lambda *args: None],
+        'only the way forward': [lambda a, h, c, n: n*h*(a + c)],
+        'gradient of the pixels': [lambda a, h, c, n: 3*n*h*(a + c)],
+        'pass through the second': [lambda a, h, c, n: 2*n*h*(a + c)],
+        'ends with': [lambda *args: 1/0]},
+    ('07_speed', 'check_overhead'): {
+        'right': [lambda n, a, t, b, u: (t - u)/(n/a - n/b),
+                  lambda n, a, t, b, u: torch.tensor((u - t)/(n/b - n/a))],
+        'not solved yet': [lambda *args: None],
+        'difference of the steps': [lambda n, a, t, b, u: (t - u)/n],
+        'its rows included': [lambda n, a, t, b, u: t/(n/a)],
+        'of an epoch': [lambda n, a, t, b, u: n/a*(t - u)/(n/a - n/b)]},
+    ('07_speed', 'check_leaky'): {
+        'right': [leaky(lambda a: torch.where(a > 0, 1., .1)), leaky(lambda a: 1 - .9*(a <= 0))],
+        'not solved yet': [lambda *args: None],
+        'the plain ReLU': [leaky(lambda a: 1.*(a > 0))],
+        'not there': [leaky(lambda a: 1.)],
+        'times the activation': [leaky(lambda a: a.clamp(min=0) + .1*a.clamp(max=0))],
+        'transpose': [lambda *args: leaky(lambda a: 1 - .9*(a < 0))(*args).T]},
+    ('08_distributed', 'check_dealt'): {
+        'right': [lambda n, size, drop: (n//size if drop else -(-n//size))*size,
+                  lambda n, size, drop: n - n % size if drop else n + -n % size],
+        'not solved yet': [lambda *args: None],
+        'of one rank': [lambda n, size, drop: n//size if drop else -(-n//size)],
+        'exchanged': [lambda n, size, drop: n + -n % size if drop else n - n % size],
+        'some rows are repeated': [lambda n, size, drop: n - n % size if drop else n]},
+    ('08_distributed', 'check_combine'): {
+        'right': [lambda gs, n: sum(k*g for g, k in zip(gs, n))/sum(n),
+                  lambda gs, n: torch.tensor(n)/sum(n) @ torch.stack(gs)],
+        'not solved yet': [lambda *args: None],
+        'plain average': [lambda gs, n: sum(gs)/len(gs)],
+        'a sum over rows': [lambda gs, n: sum(k*g for g, k in zip(gs, n))],
+        'number of ranks': [lambda gs, n: sum(k*g for g, k in zip(gs, n))/len(gs)]},
+    ('08_distributed', 'check_bytes'): {
+        'right': [lambda n, bs, p, size: -(-n//bs)*4*p*2*(size - 1)/size],
+        'not solved yet': [lambda *args: None],
+        'go round twice': [lambda n, bs, p, size: -(-n//bs)*4*p*(size - 1)/size],
+        'has four bytes': [lambda n, bs, p, size: -(-n//bs)*2*p*(size - 1)/size],
+        'a step too': [lambda n, bs, p, size: n//bs*4*p*2*(size - 1)/size]}}
 
 
 @pytest.mark.parametrize('stem, check', ANSWERS, ids=lambda name: name)

@@ -237,7 +237,7 @@ def test_on_a_device(device):
 @pytest.mark.skipif(sys.platform == 'win32', reason='its clock of the processor is coarse')
 def test_clearly_faster_than_autograd():
     "The ratio was 0.4 on a busy machine: the best of several, in the processor's seconds."
-    data, best = some(20_000, torch.float), {}
+    data, best = some(5_000, torch.float), {}
     for _ in range(7):
         for epoch_func in (manual_epoch, train_epoch):
             net, start = new_model(), process_time()
