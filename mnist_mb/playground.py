@@ -317,7 +317,7 @@ class Sketchpad:
 
 # %% ../nbs/09_playground.ipynb #af380994
 def sketchpad(
-    model: nn.Module,  # `Model`, or a Sequential of Linear and ReLU
+    model: nn.Module,  # a Model, or a Sequential of Linear and ReLU
     classes: list | None = None,  # names of classes; None: their numbers
     examples: tuple | None = None,  # (x, y), (n, 784) in [0, 1] and (n,)
 ) -> Sketchpad:
