@@ -230,7 +230,7 @@ def _cache_folder() -> Path:
     "Where data that was fetched or drawn is kept."
     named = os.environ.get('MNIST_MB_CACHE')
     if not named and os.path.expanduser('~') == '~':  # nobody's home
-        named = Path(tempfile.gettempdir())/'mnist_mb'
+        named = os.path.join(tempfile.gettempdir(), 'mnist_mb')
     return user_path(named or _pooch().os_cache('mnist_mb'))
 
 # %% ../nbs/11_files.ipynb #96252c7c

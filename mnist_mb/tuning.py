@@ -68,9 +68,9 @@ def _ended(losses, model, batch, loss_func):
                 if high and len(losses) > 10 else None)
     xb, yb = batch
     if not isfinite(loss_func(deepcopy(model)(xb), yb)):
-        raise ValueError(f'step {len(losses)}: the loss is {losses[-1]}, and '
-                         'no number for the untouched model either: look '
-                         'at the data and at the initial weights')
+        raise ValueError(f'step {len(losses)}: the loss is {losses[-1]}, '
+                         'and no number for the untouched model either: '
+                         'look at the data and at the initial weights')
     return f'the loss was {losses[-1]}'
 
 # %% ../nbs/05_tuning.ipynb #fefa720c

@@ -190,7 +190,7 @@ ONLY_WRONG = {
     'too many for MNIST', 'and downloading is off', 'it is not run', 'too large for MNIST',
     'are no MNIST', 'too slow or too long', "can't write", 'passed over', 'a damaged gzip',
     'is blank, or its ink', 'names, and the model', 'check the ink', 'loss of the first step',
-    'labels go from 0', 'the last minibatch …: ', '. …', '\n', '… (…)'}
+    'labels go from 0', 'for the untouched model', 'the last minibatch …: ', '. …', '\n', '… (…)'}
 
 
 def literal(node):

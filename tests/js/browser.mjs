@@ -319,10 +319,16 @@ const undoButton = tab.getByRole('button', {name: 'Undo'});
 const clearButton = tab.getByRole('button', {name: 'Clear'});
 const third = tab.getByRole('button', {name: 'example: '}).nth(2);
 await clearButton.click();
-await stroke(tab, [
-  [0.3, 0.3],
-  [0.7, 0.7],
-], 0, 'mouse', 'middle');
+await stroke(
+  tab,
+  [
+    [0.3, 0.3],
+    [0.7, 0.7],
+  ],
+  0,
+  'mouse',
+  'middle',
+);
 say((await ink(tab)) === 0, 'only the left button of a mouse draws');
 await third.focus();
 await tab.keyboard.press('Enter');
