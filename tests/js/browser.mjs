@@ -148,9 +148,10 @@ say(
   'probabilities add to 1, and the largest logit is shifted to 0',
 );
 
-// What is written is what was computed
-const written = await tab.evaluate(() => {
+// What is written is what was computed, once the bars have moved there
+const written = await tab.evaluate(async () => {
   const {result, root} = document.querySelector('.mnist-mb-pad').pad;
+  await Promise.allSettled(root.shadowRoot.getAnimations().map(({finished}) => finished));
   return [...root.shadowRoot.querySelectorAll('tbody tr')].map((row, i) => {
     const [logit, shifted, exp, prob] = [...row.querySelectorAll('td')].map(cell =>
       cell.textContent.replace('−', '-'),
