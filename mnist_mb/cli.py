@@ -77,8 +77,8 @@ def _check_outputs(overwrite, *paths, picture=None, inputs=()):
     paths = [user_path(p) for p in (*paths, picture) if p is not None]
     for path in paths:
         check_output(path, overwrite)
-    inputs = {user_path(path).resolve() for path in inputs}
-    files = [*inputs, *(path.resolve() for path in paths)]
+    read = {user_path(p).resolve() for p in inputs if p is not None}
+    files = [*read, *(path.resolve() for path in paths)]
     if len({*files}) < len(files):
         raise ValueError('an output is an input, or the same file twice')
     if picture is not None:
@@ -187,7 +187,7 @@ def mnist_mb_train(
     writes = os.environ.get('RANK', '0') == '0'
     if writes:
         _check_outputs(overwrite, save, history, picture=plot,
-                       inputs=[data, weights or data])
+                       inputs=[data, weights])
     group, epoch_func = _process(device, fast)
     with group as own:
         model = _network(nh, seed, own, weights)

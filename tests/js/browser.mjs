@@ -1,6 +1,7 @@
 // Uses pads as readers do, in Chromium; ../test_pad.py compares the numbers with PyTorch's.
 import fs from 'node:fs';
 import {chromium} from 'playwright-core';
+import {insert} from './jupyter.mjs';
 
 const job = JSON.parse(fs.readFileSync('pad.json', 'utf8'));
 const axe = fs.readFileSync('node_modules/axe-core/axe.min.js', 'utf8');
@@ -643,24 +644,7 @@ say(
   'with scripts off, a picture and a sentence',
 );
 tab = await open('lab.html');
-for (const attached of [true, false]) {
-  await tab.evaluate(
-    ([html, attached]) => {
-      const host = document.createElement('div');
-      const output = document.querySelector('#output');
-      if (attached) output.append(host);
-      host.innerHTML = html;
-      for (const old of host.querySelectorAll('script')) {
-        const script = document.createElement('script');
-        for (const {name, value} of old.attributes) script.setAttribute(name, value);
-        script.textContent = old.textContent;
-        old.replaceWith(script);
-      }
-      if (!attached) output.append(host);
-    },
-    [job.html, attached],
-  );
-}
+for (const attached of [true, false]) await insert(tab, job.html, attached);
 await stroke(
   tab,
   [

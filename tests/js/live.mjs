@@ -1,6 +1,7 @@
 // Uses the figures that move as readers do, in Chromium; ../test_live.py writes the pages.
 import fs from 'node:fs';
 import {chromium} from 'playwright-core';
+import {insert} from './jupyter.mjs';
 
 const job = JSON.parse(fs.readFileSync('live.json', 'utf8'));
 const axe = fs.readFileSync('node_modules/axe-core/axe.min.js', 'utf8');
@@ -473,26 +474,14 @@ async function severalFigures() {
   // A room without digits waits for those of another, however the page gets them; scripts that are
   // run again, as in JupyterLab
   tab = await open('empty.html');
-  const insert = html =>
-    tab.evaluate(html => {
-      const host = document.createElement('div');
-      document.querySelector('#output').append(host);
-      host.innerHTML = html;
-      for (const old of host.querySelectorAll('script')) {
-        const script = document.createElement('script');
-        for (const {name, value} of old.attributes) script.setAttribute(name, value);
-        script.textContent = old.textContent;
-        old.replaceWith(script);
-      }
-    }, html);
-  await insert(job.without);
+  await insert(tab, job.without);
   await tab.waitForFunction(() =>
     document
       .querySelector('.mnist-mb-live')
       .shadowRoot.querySelector('.state')
       .textContent.startsWith('Its digits'),
   );
-  await insert(job.with);
+  await insert(tab, job.with);
   await ready(tab, 0);
   await ready(tab, 1);
   await press(tab, 'One step', 0);
