@@ -63,7 +63,13 @@ def process_group(
         own = torch.device('cuda', int(os.environ['LOCAL_RANK']))
         torch.cuda.set_device(own)
         backend = 'nccl'
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    try:
+        dist.init_process_group(backend,
+                                timeout=timedelta(seconds=timeout))
+    except RuntimeError as e:
+        e.add_note(f'on several computers, {backend.upper()}_SOCKET_IFNAME '
+                   'must name the interface that leads to the others')
+        raise
     try:
         yield own
     finally:

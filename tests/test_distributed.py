@@ -128,10 +128,11 @@ def test_each_process_takes_the_gpu_with_its_number():
 
 def test_who_does_not_come_is_waited_for_as_long_as_asked():
     start = time.monotonic()
-    with patch.dict(os.environ, alone(size=2)), pytest.raises(RuntimeError):
+    with patch.dict(os.environ, alone(size=2)), pytest.raises(RuntimeError) as caught:
         with process_group(timeout=1):
             pass
     assert time.monotonic() - start < 30 and not dist.is_initialized()
+    assert 'GLOO_SOCKET_IFNAME' in caught.value.__notes__[0]
 
 
 @pytest.mark.slow
