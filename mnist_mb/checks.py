@@ -107,7 +107,8 @@ def _about(what, batch):
                 'DataLoader has none if there are fewer rows than in one')
     if isinstance(batch, dict):
         return (f'the last minibatch {what} is a dictionary with '
-                f'{[*batch]}; a collate_fn for the DataLoader can make pairs (xb, yb)')
+                f'{[*batch]}; a collate_fn for the DataLoader can make '
+                'pairs (xb, yb)')
     if not isinstance(batch, (tuple, list)):
         return (f'the last minibatch {what} is no pair (xb, yb): '
                 f'{_seen(batch)}; all rows at once are a tuple (x, y) of '

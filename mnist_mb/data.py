@@ -107,8 +107,8 @@ def show_images(
     if x.shape in ((784,), (28, 28)):
         x = x[None]
     if x.numel() != 784*len(x):
-        raise ValueError(f'{tuple(x.shape)} is not (n, 784) or (n, 28, 28); '
-                         'of color images, average the colors')
+        raise ValueError(f'{tuple(x.shape)} is not (n, 784) or (n, 28, 28)'
+                         '; of color images, average the colors')
     rows, height = ceil(len(x)/cols), .7 if y is None else .9
     fig = plt.figure(figsize=(.7*cols, height*rows))
     for i, image in enumerate(x.reshape(-1, 28, 28).numpy()):

@@ -145,7 +145,8 @@ def _training(rate, rows, mistake):
         loss = F.cross_entropy(preds, yb)
         if step in shown:
             weights = model.layers[0].weight.detach().clone()
-            moments.append((step + 1, xb[:50], preds.argmax(1) == yb, weights))
+            right = preds.argmax(1) == yb
+            moments.append((step + 1, xb[:50], right, weights))
         loss.backward()
         optimizer.step()
         if mistake != 'gradients not cleared':
@@ -189,7 +190,8 @@ def _training_picture(moments, losses, home):
         ax.axis('off')
         if not home:
             ax = figure.add_subplot(grid[1, i])
-            ax.imshow(_montage(_weight_tiles(weights)), interpolation='none')
+            ax.imshow(_montage(_weight_tiles(weights)),
+                      interpolation='none')
             ax.axis('off')
     if not home:
         ax = figure.add_subplot(grid[2, :])
@@ -215,8 +217,9 @@ def _room(rate, rows, mistake, show, home=False):
               'mistake': mistake or 'none', 'show': list(show)}
     right = [f'{moment[2].sum()} of {len(moment[2])} digits right at step '
              f'{moment[0]:,}' for moment in moments]
-    return LiveFigure(config, _training_picture(moments, losses, home),
-                      f'Three minibatches of a training: {", ".join(right)}.')
+    picture = _training_picture(moments, losses, home)
+    return LiveFigure(config, picture, 'Three minibatches of a training: '
+                      f'{", ".join(right)}.')
 
 # %% ../nbs/15_live.ipynb #6075ecef
 def draw_and_train() -> LiveFigure:
@@ -233,7 +236,8 @@ def softmax_figure(
     def draw(ax, i):
         ax.bar(list(scores), shares[i], color=BLUE)
         ax.set(ylim=(0, 1), title=f'temperature {(1, 3, 10)[i]}')
-    return LiveFigure({'figure': 'softmax', 'scores': scores}, _panels(draw),
+    config = {'figure': 'softmax', 'scores': scores}
+    return LiveFigure(config, _panels(draw),
                       'Shares of scores at three temperatures.')
 
 # %% ../nbs/15_live.ipynb #e29f6873
@@ -273,8 +277,8 @@ def slice_figure(
             at.append(at[-1] + rates[i]*steep/first)
         ax.plot(t, loss, color='0.6')
         ax.plot(at, np.interp(at, t, loss), 'o-', color=BLUE, ms=4, lw=1)
-        ax.set(xlim=(t[0], t[-1]), ylim=(loss.min() - 0.02, loss.min() + 0.4),
-               title=f'rate {rates[i]}')
+        ax.set(xlim=(t[0], t[-1]), title=f'rate {rates[i]}',
+               ylim=(loss.min() - 0.02, loss.min() + 0.4))
     rows = {'t': t.round(4).tolist(), 'loss': loss.round(6).tolist()}
     return LiveFigure({'figure': 'slice', 'table': rows}, _panels(draw, 4),
                       'Six steps along a valley, at four rates.')
