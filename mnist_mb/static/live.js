@@ -307,14 +307,16 @@ function drawPad(canvas, {levels}, strokes, example, {ink}) {
 }
 
 // Axes with ticks, and what draws on them
-function chart(canvas, {x, y, xTicks, yTicks}, {ink}) {
+function chart(canvas, {x, y, xTicks, yTicks}, {ink, paper}) {
   const {context, width, height} = sheet(canvas);
   const [left, right, top, bottom] = [26, width - 14, 10, height - 20];
   const px = v => left + ((v - x[0]) / (x[1] - x[0])) * (right - left);
   const py = v => bottom - ((Math.min(v, y[1]) - y[0]) / (y[1] - y[0])) * (bottom - top);
   const text = (words, at, v, align) => {
     context.fillStyle = css(ink);
-    context.textAlign = align;
+    Object.assign(context, {textAlign: align, strokeStyle: css(paper), lineWidth: 4});
+    context.setLineDash([]);
+    context.strokeText(words, at, v);
     context.fillText(words, at, v);
   };
   const line = (points, color, thick = 2, dash = []) => {
@@ -348,12 +350,7 @@ function drawLoss(canvas, run, before, colors) {
   const {context, px, py, text, line, dot} = chart(canvas, axes, colors);
   const along = checks => checks.map(({step: v, loss}) => [v, loss]);
   line([[0, Math.log(10)], [last, Math.log(10)]], css(ink, 0.55), 1, [4, 4]); // prettier-ignore
-  text('2.30: a blind guess', px(last), py(2.3) - 5, 'right');
-  text('step', px(last / 4), canvas.clientHeight - 4, 'center');
-  run.marks.forEach(({step: v, words}, i) => {
-    line([[v, 0], [v, 3]], css(ink, 0.4), 1, [1, 3]); // prettier-ignore
-    text(words, px(v) + 3, py(2.75 - 0.25 * (i % 3)), 'left');
-  });
+  for (const {step: v} of run.marks) line([[v, 0], [v, 3]], css(ink, 0.4), 1, [1, 3]); // prettier-ignore
   context.fillStyle = css(ink, 0.45);
   run.losses.forEach((loss, i) => {
     const above = loss > 3 ? 5 : 0;
@@ -362,6 +359,11 @@ function drawLoss(canvas, run, before, colors) {
   if (before.length) line(along(before), css(ink, 0.4));
   line(along(run.checks), css(blue), 2.5);
   dot(along(run.checks).at(-1), css(blue), 3.5);
+  text('2.30: a blind guess', px(last), py(2.3) - 5, 'right');
+  text('step', px(last / 4), canvas.clientHeight - 4, 'center');
+  run.marks.forEach(({step: v, words}, i) => {
+    text(words, px(v) + 3, py(2.75 - 0.25 * (i % 3)), 'left');
+  });
 }
 
 // --- The room: a run, its controls and its pictures
@@ -384,9 +386,9 @@ const READING = `<div class="reading"><p class="verdict"></p><canvas class="pad"
 const STATE = '<p class="state"></p></div><p class="status" role="status"></p>';
 const HOME = `${READING}<div class="buttons"><button class="train">Train</button>
   <button class="clear">Clear</button><button class="example">Example</button>
-  <button class="anew">Anew</button>${STATE}${BATCH}`;
+  <button class="reset">Reset</button>${STATE}${BATCH}`;
 const ROOM = `<div class="buttons"><button class="train">Train</button>
-  <button class="step">One step</button><button class="anew">Anew</button>${STATE}
+  <button class="step">One step</button><button class="reset">Reset</button>${STATE}
   <div class="choices"></div><pre class="loop">${'<code></code>'.repeat(6)}</pre>${BATCH}
   ${picture('loss', `Loss ${key('dots', 'each minibatch')}${key('line blue', 'new images')}`)}
   ${picture('weights', 'Weights of the 50 hidden units')}
@@ -419,7 +421,7 @@ function showBatch({e, run, batch, colors}) {
   drawBatch(e.batch, run.digits, batch, colors);
   const which = run.steps ? `Minibatch ${count(run.steps)}` : 'The first minibatch';
   const of = batch.rows.length;
-  const loss = Number.isFinite(batch.loss) ? batch.loss.toFixed(2) : 'no number any more: Anew';
+  const loss = Number.isFinite(batch.loss) ? batch.loss.toFixed(2) : 'no number any more: Reset';
   const shown = of > 50 ? '; 50 of them are shown' : '';
   say(e.batch, `${which}: ${batch.right} of ${of} right, loss ${loss}${shown}`);
 }
@@ -445,7 +447,8 @@ function showReading({e, home, run, set, strokes, example, image, colors}) {
   const label = run.digits.labels[example];
   const says = `It ${run.steps ? 'reads' : 'guesses'} ${best} (${shares[best].toFixed(3)})`;
   const verdict = best === label ? ': right' : `: wrong, it is ${label}`;
-  if (blank) e.verdict.textContent = run.steps ? 'Draw a digit' : 'It has learned nothing yet';
+  const empty = run.steps ? `Blank, and still it says ${best}` : 'It has learned nothing yet';
+  if (blank) e.verdict.textContent = empty;
   else e.verdict.textContent = says + (home ? '' : verdict);
   e.pad.setAttribute('aria-label', `${home ? 'drawing pad' : 'digit'}. ${e.verdict.textContent}`);
 }
@@ -533,7 +536,7 @@ function oneStep(room) {
   show(room);
 }
 
-function anew(room) {
+function reset(room) {
   if (room.run.steps) room.before = room.run.checks;
   begin(room);
   show(room);
@@ -597,7 +600,7 @@ function roomFigure(all, {home, rate, rows, mistake, show: names}) {
   const next = () => read(room, [], EXAMPLES[example++ % EXAMPLES.length]);
   on(e.train, 'click', () => train(room));
   on(e.step, 'click', () => oneStep(room));
-  on(e.anew, 'click', () => anew(room));
+  on(e.reset, 'click', () => reset(room));
   on(e.clear, 'click', () => read(room, []));
   on(e.example, 'click', next);
   for (const name of names) {
