@@ -130,7 +130,7 @@ def drawn_digits(
 
 # %% ../nbs/00_data.ipynb #2e934ec1
 def get_data(
-    source: str | Path = 'auto',  # or 'mnist', 'drawn', 'fashion', a path
+    source: str | Path = 'auto',  # or a name in CLASSES, or a path
 ) -> Splits:  # three pairs (x, y): float32 (n, 784), int64 (n,)
     "The course's data; 'auto': MNIST if it can be had, else drawn digits."
     if source == 'drawn':

@@ -62,7 +62,7 @@ def curve_weights(
     far = 2 - 4 * d + 2.5 * d**2 - 0.5 * d**3
     w = torch.where(d < 1, near, torch.where(d < 2, far, 0))
     w[:, 1] += w[:, 0]  # the curve's ends count as
-    w[:, -2] += w[:, -1]  # their own neighbours
+    w[:, -2] += w[:, -1]  # their own neighbors
     return w[:, 1:-1]
 
 # %% ../nbs/12_drawing.ipynb #6d8d8453

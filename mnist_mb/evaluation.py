@@ -204,7 +204,7 @@ def calibration_table(
 # %% ../nbs/04_evaluation.ipynb #f9661b09
 def plot_calibration(
     table: pd.DataFrame,  # what calibration_table returns
-    axes=None,  # two matplotlib Axes, one above the other; None: new ones
+    axes=None,  # two Axes, one above the other; None: new
     label: str = '',  # for a legend
     style: str = 'o-',  # marker and line
 ):  # -> the two Axes: reliability diagram, and rows per bin

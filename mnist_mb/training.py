@@ -193,7 +193,8 @@ def plot_history(
 ):  # -> two matplotlib Axes: losses, and accuracy where there is one
     "Draw loss and accuracy, in percent, against the epochs."
     import matplotlib.pyplot as plt
-    _, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout='constrained')
+    _, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout='constrained',
+                           gridspec_kw={'wspace': 0.1})
     for column, style in (('train_loss', 'o-'), ('valid_loss', 's--')):
         if column in history:
             axes[0].plot(history[column], style, label=column)

@@ -52,7 +52,11 @@ NAME = r'[A-Za-z_][\w-]*'
 LINKS = re.compile(r'(<p><a href="https://colab[^>]*>.*?)</p>')
 MINUTES = re.compile(r'<td><a href="(?:[^"]*/)?(\w+\.html)">[^<]*</a></td>'
                      r'(?:(?!</tr>).)*<td>(\d+)</td>\s*</tr>', re.S)
-SHORT = re.compile(r'<code>(?=[^<]*[- ])[^<]{1,24}</code>')
+SHORT = re.compile(r'(?<!<pre>)<code>(?=[^<]*[- ])[^<]{1,24}</code>')
+# Where a long name in a table is broken, if it must be; and a formula and what touches it
+CELL = re.compile(r'<td[^>]*>(?:<a [^>]*>)?<code>[^<]*(?=</code>)')
+TIED = re.compile(r'(\(?)(<span class="math inline">(?:(?!</span>).)*</span>)([.,;:!?)]*)', re.S)
+NUMBER = re.compile(r'(?<=<span class="nav-page-text">)(\d\d) · ')
 # What a screen reader calls the bars of a page, and headers of a table that say nothing to it
 BARS = {'class="navbar': 'This site', 'class="quarto-secondary': 'This chapter',
         'id="quarto-sidebar"': 'Chapters', 'class="page-navigation': 'Previous and next chapter'}
@@ -78,6 +82,12 @@ def formula(match):
     shown = mathml(match[1], html.unescape(match[2][2:-2]))
     plain[match[2]] = html.escape(html.unescape(TAGS.sub('', shown)), quote=False)
     return f'<span class="math {match[1]}">{shown}</span>'
+
+
+def tied(match):
+    "No line begins with the comma after a formula, or ends with the bracket before it."
+    before, shown, after = match.groups()
+    return f'<span class="tied">{match[0]}</span>' if before or after else shown
 
 
 def source(match):
@@ -143,7 +153,7 @@ def finish(path, minutes):
 
     page = path.read_text(encoding='utf-8')
     page = SCRIPT.sub('', page)
-    page = FORMULA.sub(formula, page)
+    page = TIED.sub(tied, FORMULA.sub(formula, page))
     page = SOURCE.sub(source, ENTRY.sub(entry, page))
     page = LINK.sub(r'\2<p class="source">\1</p>', page)
     page = PRIVATE.sub(r'\1', page)
@@ -153,6 +163,8 @@ def finish(path, minutes):
     page = re.sub('<body[^>]*>', rf'\g<0>{SKIP}', page, count=1)
     for nav, label in BARS.items():
         page = page.replace(f'<nav {nav}', f'<nav aria-label="{label}" {nav}')
+    page = CELL.sub(lambda match: re.sub('(?<=_)|(?<=::)', '<wbr>', match[0]), page)
+    page = NUMBER.sub('\\1\xa0·\xa0', page)
     page = SHORT.sub(lambda match: match[0].replace('<code>', '<code class="short">'), page)
     home = HOME.search(page)
     if home and path.name != '404.html':  # which is shown at any address
@@ -217,7 +229,8 @@ if __name__ == '__main__':
     for page in site.glob('*.html'):
         finish(page, dict(MINUTES.findall(home)))
     if (site/'api.html').exists():  # not where a single page is rendered
-        finish_search(site/'search.json', (site/'api.html').read_text(encoding='utf-8'))
+        names = (site/'api.html').read_text(encoding='utf-8').replace('<wbr>', '')
+        finish_search(site/'search.json', names)
         slim(site)
     (site/'404.md').unlink(missing_ok=True)
     for document in site.glob('*.md'):

@@ -360,7 +360,7 @@ function drawLoss(canvas, run, before, colors) {
   line(along(run.checks), css(blue), 2.5);
   dot(along(run.checks).at(-1), css(blue), 3.5);
   text('2.30: a blind guess', px(last), py(2.3) - 5, 'right');
-  text('step', px(last / 4), canvas.clientHeight - 4, 'center');
+  text('step', px(last), py(0) - 5, 'right');
   run.marks.forEach(({step: v, words}, i) => {
     text(words, px(v) + 3, py(2.75 - 0.25 * (i % 3)), 'left');
   });

@@ -221,7 +221,7 @@ function controls({names, examples}) {
     }),
     clear: button('Clear'),
     undo: button('Undo'),
-    random: button('Random example'),
+    random: button('Example'),
     centering: make('input', {type: 'checkbox', checked: ''}),
     temperature: make('input', {
       type: 'range',

@@ -182,7 +182,7 @@ say(
   'the table shows the numbers, the bars and the leading class',
 );
 await tab.getByRole('button', {name: 'Clear'}).click();
-await tab.getByRole('button', {name: 'Random example'}).click();
+await tab.getByRole('button', {name: 'Example', exact: true}).click();
 await wait(tab);
 const random = await ink(tab);
 await tab.getByRole('button', {name: 'Undo'}).click();
