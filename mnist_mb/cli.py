@@ -61,6 +61,7 @@ def _arguments(func, name):
         print(f'{name}: {message}', file=sys.stderr)
     warnings.showwarning = showwarning
     warnings.simplefilter('always', UserWarning)
+    warnings.simplefilter('ignore', DeprecationWarning)  # of libraries
     os.environ['MPLBACKEND'] = 'Agg'  # it draws files, and needs no display
     parser = anno_parser(func, prog=name)
     for action in parser._actions:
@@ -121,13 +122,14 @@ def _load(path):
 # %% ../nbs/14_cli.ipynb #ccdc722f
 def _network(nh, seed, device, weights):
     "The network of the course, on the device, with weights new or saved."
-    torch.manual_seed(seed)
     model = None if weights is None else _load(weights)
     try:
+        torch.manual_seed(seed)
         return (model or Model(784, nh, 10)).to(device)
-    except (RuntimeError, AssertionError) as e:
+    except (RuntimeError, ValueError, AssertionError) as e:
         why = str(e).splitlines()[0]
-        raise ValueError(f"nh {nh} on device '{device}': {why}") from e
+        raise ValueError(f"nh {nh}, seed {seed}, device '{device}': "
+                         f'{why}') from e
 
 # %% ../nbs/14_cli.ipynb #50349d2c
 def _fit(model, train, valid, epochs, **how):

@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import pickle
+import stat
 import sys
 import tempfile
 import time
@@ -120,15 +121,22 @@ def _spellings(folder: Path, file: str, name: str) -> Iterator[Path]:
             yield from (folder/path, folder/_TORCHVISION[name]/path)
 
 # %% ../nbs/11_files.ipynb #08fc6361
+def _kind(path: Path) -> int:
+    "What is there, in the numbers of `stat`, or 0."
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
 def _read_idx(folder: Path, file: str, name: str) -> np.ndarray:
     "The array in the first file of a folder that is the right one."
     wrong = []
     for path in _spellings(folder, file, name):
-        if path.is_file():
-            try:
+        try:
+            if _kind(path) == stat.S_IFREG:
                 return parse_idx(verify(path.read_bytes(), file, name))
-            except (OSError, ValueError) as e:
-                wrong.append(f'{path.name}: {e}')
+        except (OSError, ValueError) as e:
+            wrong.append(f'{path.name}: {e}')
     raise DataError('; '.join(wrong) or f'it lacks {file} or {file}.gz')
 
 # %% ../nbs/11_files.ipynb #c0bbfc5b
@@ -191,9 +199,10 @@ def _read_place(path: Path, name: str) -> list[np.ndarray]:
     wrong = []
     for place in (path, *(path/file for file in _WHOLE)):
         try:
-            if place.is_dir():
+            kind = _kind(place)
+            if kind == stat.S_IFDIR:
                 return [_read_idx(place, file, name) for file in _FILES]
-            if place.is_file():
+            if kind == stat.S_IFREG:
                 return _read_whole(place, name)
         except (OSError, ValueError) as e:
             wrong.append(f'{place}: {e}')
@@ -349,10 +358,11 @@ def check_output(
     "Raise a `ValueError` unless the file can be written later."
     path = user_path(path)
     try:
-        if path.exists() and not (overwrite and path.is_file()):
+        kind = _kind(path)
+        if kind and not (overwrite and kind == stat.S_IFREG):
             raise OSError('it exists: choose another name, or say '
                           f'{cure} to replace a regular file')
-        if path.exists():
+        if kind:
             open(path, 'ab').close()
         tempfile.TemporaryFile(dir=path.resolve().parent).close()
     except OSError as e:

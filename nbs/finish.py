@@ -54,9 +54,8 @@ MINUTES = re.compile(r'<td><a href="(?:[^"]*/)?(\w+\.html)">[^<]*</a></td>'
                      r'(?:(?!</tr>).)*<td>(\d+)</td>\s*</tr>', re.S)
 SHORT = re.compile(r'(?<!<pre>)<code>(?=[^<]*[- ])[^<]{1,24}</code>')
 # Where a long name in a table is broken, if it must be; and a formula and what touches it
-CELL = re.compile(r'<td[^>]*>(?:<a [^>]*>)?<code>[^<]*(?=</code>)')
+CELL = re.compile(r'(<td[^>]*>(?:<a [^>]*>)?<code>)([^<]*)')
 TIED = re.compile(r'(\(?)(<span class="math inline">(?:(?!</span>).)*</span>)([.,;:!?)]*)', re.S)
-NUMBER = re.compile(r'(?<=<span class="nav-page-text">)(\d\d) · ')
 # What a screen reader calls the bars of a page, and headers of a table that say nothing to it
 BARS = {'class="navbar': 'This site', 'class="quarto-secondary': 'This chapter',
         'id="quarto-sidebar"': 'Chapters', 'class="page-navigation': 'Previous and next chapter'}
@@ -163,8 +162,7 @@ def finish(path, minutes):
     page = re.sub('<body[^>]*>', rf'\g<0>{SKIP}', page, count=1)
     for nav, label in BARS.items():
         page = page.replace(f'<nav {nav}', f'<nav aria-label="{label}" {nav}')
-    page = CELL.sub(lambda match: re.sub('(?<=_)|(?<=::)', '<wbr>', match[0]), page)
-    page = NUMBER.sub('\\1\xa0·\xa0', page)
+    page = CELL.sub(lambda m: m[1] + re.sub('(?<=_)|(?<=::)', '<wbr>', m[2]), page)
     page = SHORT.sub(lambda match: match[0].replace('<code>', '<code class="short">'), page)
     home = HOME.search(page)
     if home and path.name != '404.html':  # which is shown at any address

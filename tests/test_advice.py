@@ -184,7 +184,7 @@ TRIED_ELSEWHERE = {"get_data('mnist') says how", 'By hand: put these four files'
                    'or into a folder of yours'}
 ONLY_WRONG = {
     'rows of x and', 'should be … class', 'an output is an input', 'that are inf or nan',
-    '--fast is for one process', 'it must be positive', "on device '", 'interrupted after',
+    '--fast is for one process', 'it must be positive', ", device '", 'interrupted after',
     'in one for testing', 'it must be a whole', 'they must be (n, classes)', 'but there are',
     'have a logit', 'no temperature is best', ', where … of', 'it lacks', 'no IDX file',
     'too many for MNIST', 'and downloading is off', 'it is not run', 'too large for MNIST',

@@ -266,7 +266,7 @@ ON_DISK = {
     'empty': (LABELS, b'', "0 bytes that begin with b''"),
     'a web page': (LABELS, PAGE, f"4,512 bytes that begin with b'<!DOCTYPE html', where {LABELS}"),
     'a folder': (LABELS, Path.mkdir, 'lacks train-labels'),
-    'a link to itself': (LABELS, itself, 'lacks train-labels'),
+    'a link to itself': (LABELS, itself, 'symbolic links'),
     'missing': (LABELS, None, 'lacks train-labels'),
 }
 if hasattr(os, 'mkfifo'):

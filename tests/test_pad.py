@@ -251,7 +251,7 @@ def test_what_may_be_misread_is_said_in_one_line(picture, what):
 def test_a_digit_without_doubts_is_read_without_a_word():
     one = with_more(np.s_[20:80, 47:54])
     with warnings.catch_warnings():
-        warnings.simplefilter('error')
+        warnings.simplefilter('error', UserWarning)
         ink, dark = find_ink(1 - 0.8*one)
         as_mnist(1 - 0.3*one)
         as_mnist(torch.eye(28))  # in MNIST's form: nothing to doubt

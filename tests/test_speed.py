@@ -224,7 +224,7 @@ def test_model_and_optimizer_of_a_notebook():
 
 @pytest.mark.parametrize('device', ['cuda', 'mps'])
 def test_on_a_device(device):
-    if not getattr(torch, device).is_available():
+    if not {'cuda': torch.cuda, 'mps': torch.backends.mps}[device].is_available():
         pytest.skip(f'needs a device {device}')
     net, other, (x, y) = new_model(), new_model(), some(510, torch.float)
     fit(net.to(device), (x.to(device), y.to(device)), epochs=1, lr=0.1, progress=False,

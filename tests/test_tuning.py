@@ -145,7 +145,7 @@ def test_plot(net, few):
     ax = plot_lr_find(table, label='a', style='--')
     line, = ax.lines
     assert line.get_xdata().tolist() == list(table.index) and ax.get_xscale() == 'log'
-    near = [table.loss[max(0, k - 5):k + 6].mean() for k in range(len(table))]
+    near = [table.loss.iloc[max(0, k - 5):k + 6].mean() for k in range(len(table))]
     assert line.get_ydata().tolist() == approx(near)
     assert (line.get_label(), line.get_linestyle()) == ('a', '--')
     assert (ax.get_xlabel(), ax.get_ylim()[0]) == ('learning rate', 0)
