@@ -162,8 +162,8 @@ def finish(path, minutes):
     page = re.sub('<body[^>]*>', rf'\g<0>{SKIP}', page, count=1)
     for nav, label in BARS.items():
         page = page.replace(f'<nav {nav}', f'<nav aria-label="{label}" {nav}')
-    page = CELL.sub(lambda m: m[1] + re.sub('(?<=_)|(?<=::)', '<wbr>', m[2]), page)
     page = SHORT.sub(lambda match: match[0].replace('<code>', '<code class="short">'), page)
+    page = CELL.sub(lambda m: m[1] + re.sub('(?<=_)|(?<=::)', '<wbr>', m[2]), page)
     home = HOME.search(page)
     if home and path.name != '404.html':  # which is shown at any address
         page = page.replace(f'<a href="{home[1]}', '<a href="')

@@ -224,8 +224,8 @@ def table(network, x, y, seed, n, recipes=False):
             if recipes:
                 row['recipe'] += int(network(recipe(photo)[None]).argmax() == y[i])
             with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter('always')
                 warnings.simplefilter('ignore', DeprecationWarning)  # of libraries
-                warnings.simplefilter('always', UserWarning)
                 try:
                     p = network(as_mnist(photo)[None]).softmax(1)[0]
                 except ValueError:  # says that it can't

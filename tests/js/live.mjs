@@ -151,7 +151,9 @@ async function theRoom() {
   const few = (0.69 * (2 ** (clock / 1.15) - 1)) / Math.LN2;
   await tab.waitForTimeout(300);
   say(
-    Math.abs(paused.steps - few) < 2.5 && (await state(tab)).steps === paused.steps,
+    paused.steps >= 1 &&
+      Math.abs(paused.steps - few) < 2.5 &&
+      (await state(tab)).steps === paused.steps,
     `${clock.toFixed(1)} seconds are ${paused.steps} steps, and Pause ends them`,
   );
   await press(tab, 'Train');
